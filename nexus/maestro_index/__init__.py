@@ -1,0 +1,1 @@
+"""A private Python package index with the paths and answers of Sonatype Nexus."""

@@ -1,0 +1,107 @@
+"""Run every static check and say in one line each what came out.
+
+python tools/check.py [--fix] [PACKAGE]
+
+With a package name, only that package is linted and type-checked. Exit code 1
+when a check fails; its output is printed.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+
+def main() -> int:
+    """Run the checks and return 0 when all pass."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--fix", action="store_true", help="format and fix instead")
+    parser.add_argument("package", nargs="?")
+    args = parser.parse_args()
+    folders = sorted(p.parent for p in (ROOT / "packages").glob("*/pyproject.toml"))
+    if args.package:
+        folders = [f for f in folders if f.name == args.package]
+        if not folders:
+            print(f"check: no package {args.package!r}", file=sys.stderr)
+            return 2
+    targets = [str(f.relative_to(ROOT)) for f in folders] if args.package else ["."]
+    if args.fix:
+        run("ruff", "check", "-q", "--fix", *targets)
+        return 0 if run("ruff", "format", "-q", *targets) else 1
+    failed = [name for name, command in checks(folders, targets, whole=not args.package)
+              if not report(name, command)]
+    if failed:
+        print(f"check: failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def checks(
+    folders: list[Path], targets: list[str], *, whole: bool
+) -> list[tuple[str, list[str]]]:
+    """Return the checks in the order they run: the quick ones first."""
+    modules = [f"maestro_{f.name.replace('-', '_')}" for f in folders]
+    if whole:
+        modules += ["maestro_release", "maestro_index", "policy"]
+        modules += ["maestro_migrate"] * (ROOT / "tools/maestro_migrate").is_dir()
+    found = [
+        ("ruff", ["ruff", "check", *targets]),
+        ("format", ["ruff", "format", "--check", *targets]),
+        ("codespell", ["codespell", *targets]),
+        ("types", ["mypy", *(part for m in modules for part in ("-p", m))]),
+    ]
+    found += [
+        (f"deptry {folder.name}", ["deptry", str(folder.relative_to(ROOT)),
+         "--config", str(folder / "pyproject.toml"), "--no-ansi",
+         "--extend-exclude", "tests|benchmarks"])
+        for folder in folders
+    ]
+    if whole:
+        documents = [str(p) for p in ROOT.rglob("*.md") if not hidden(p)]
+        found += [
+            ("imports", ["lint-imports"]),
+            ("links", ["lychee", "-q", "--offline", "--include-fragments", *documents]),
+            ("policy", ["python", "-m", "policy"]),
+        ]
+    return found
+
+
+def hidden(path: Path) -> bool:
+    """Tell whether a path lies in a folder that starts with a dot."""
+    inside = path.relative_to(ROOT)
+    return any(part.startswith(".") or part == "dist" for part in inside.parts)
+
+
+def report(name: str, command: list[str]) -> bool:
+    """Run one check, print its line, and its output when it fails."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=ROOT, check=False, text=True, encoding="utf-8",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+    spent = time.monotonic() - started
+    verdict = "ok" if done.returncode == 0 else "FAILED"
+    print(f"  {name:28} {verdict:7} {spent:5.1f} s", flush=True)
+    if done.returncode:
+        print(done.stdout)
+    return done.returncode == 0
+
+
+def run(*command: str) -> bool:
+    """Run a tool of this environment; tell whether it succeeded."""
+    return not subprocess.run(
+        [str(BIN / command[0]), *command[1:]], cwd=ROOT, check=False
+    ).returncode
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

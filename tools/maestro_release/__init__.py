@@ -1,0 +1,1 @@
+"""Build, check, publish and verify the packages of this repository."""

@@ -1,0 +1,1 @@
+"""Checks that keep the packages uniform: metadata, files, README sections."""
