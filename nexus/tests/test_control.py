@@ -1,0 +1,107 @@
+"""Starting, finding and stopping the index."""
+
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from maestro_index import control
+from maestro_index.__main__ import main
+from maestro_index.errors import ControlFault
+
+
+def test_start_twice_is_one_server_and_keeps_the_password(tmp_path):
+    first = control.ensure_running(tmp_path, 0)
+    try:
+        second = control.ensure_running(tmp_path, 0)
+        assert (first.pid, first.password) == (second.pid, second.password)
+        assert (first.started, second.started) == (True, False)
+    finally:
+        assert control.stop(tmp_path)
+    assert not control.stop(tmp_path)
+
+
+def test_a_port_taken_by_a_web_server_is_one_sentence(tmp_path):
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(ControlFault, match="taken by something that is not"):
+                control.ensure_running(tmp_path, server.server_port)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_port_that_never_answers_is_taken_too(tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        silent.settimeout(0.1)
+        accepted = []
+
+        def hang_up():
+            for _ in range(100):
+                try:
+                    accepted.append(silent.accept()[0])
+                except TimeoutError:
+                    continue
+                accepted[-1].close()
+                return
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(ControlFault, match="not an index"):
+            control.ensure_running(tmp_path, silent.getsockname()[1])
+        thread.join()
+
+
+def test_the_index_of_another_checkout_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    running = control.ensure_running(tmp_path / "a", 0)
+    try:
+        port = int(running.url.rpartition(":")[2])
+        with pytest.raises(ControlFault, match="another checkout"):
+            control.ensure_running(tmp_path / "b", port)
+    finally:
+        control.stop(tmp_path / "a")
+
+
+def test_one_folder_has_one_server(tmp_path):
+    from maestro_index._store import HostedStore
+
+    store = HostedStore(tmp_path)
+    with pytest.raises(ControlFault, match="already serves"):
+        HostedStore(tmp_path)
+    store.close()
+    HostedStore(tmp_path).close()
+
+
+def test_another_machine_never_sees_it(tmp_path, capsys):
+    code = main(["serve", "--root", str(tmp_path), "--host", "0.0.0.0", "--port", "0"])
+    assert code == 3
+    assert "not a loopback address" in capsys.readouterr().err
+
+
+def test_the_command_starts_tells_and_stops(tmp_path, capsys):
+    root = str(tmp_path)
+    assert main(["status", "--root", root]) == 1
+    capsys.readouterr()
+    assert main(["start", "--root", root, "--port", "0", "--json"]) == 0
+    url = json.loads(capsys.readouterr().out)["url"]
+    assert main(["status", "--root", root, "--json"]) == 0
+    state = json.loads(capsys.readouterr().out)
+    assert state["running"] is True
+    assert url.endswith(str(state["port"]))
+    assert main(["stop", "--root", root]) == 0
+    assert main(["stop", "--root", root]) == 1
