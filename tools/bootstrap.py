@@ -97,7 +97,7 @@ def find_packages(only: list[str]) -> list[Path]:
 
 def create(venv: Path) -> None:
     """Create the virtual environment and put uv into it where possible."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file runs before any check
         raise BootstrapError(
             f"Python 3.11 or later is needed, this is {sys.version.split()[0]}; "
             "run `make PYTHON=/path/to/python3.11 ...`"

@@ -22,7 +22,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """Stop when a package would be imported from its folder."""
     for folder in (ROOT / "packages").glob("*/maestro_*"):
         spec = importlib.util.find_spec(folder.name)
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(
 
 def _enter_folder(namespace: dict[str, Any]) -> None:
     """Give the examples of one document an empty folder of their own."""
-    namespace["_cwd"] = os.getcwd()
+    namespace["_cwd"] = Path.cwd()
     namespace["_folder"] = tempfile.TemporaryDirectory(prefix="example-")
     os.chdir(namespace["_folder"].name)
 
