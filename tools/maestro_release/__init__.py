@@ -1,1 +1,1 @@
-"""Build, check, publish and verify the packages of this repository."""
+"""The release tool: workspace -> graph -> plan -> build -> check -> publish -> verify."""

@@ -1,0 +1,231 @@
+"""A checkout with small packages, a real index, and a front that misbehaves."""
+
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from maestro_index import control
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PYPROJECT = """\
+[build-system]
+requires = ["poetry-core>=2.0"]
+build-backend = "poetry.core.masonry.api"
+
+[project]
+name = "maestro-{name}"
+version = "{version}"
+description = "A small package for tests"
+readme = "README.md"
+license = "Apache-2.0"
+license-files = ["LICENSE"]
+requires-python = ">=3.11"
+dependencies = [{requires}]
+
+[project.optional-dependencies]
+{extras}
+
+[tool.poetry]
+packages = [{{ include = "maestro_{name}" }}]
+"""
+
+
+@dataclass
+class Checkout:
+    """A temporary checkout and the command run in it."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def package(
+        self,
+        name: str,
+        *,
+        version: str = "1.0.0",
+        requires: str = "",
+        extras: str = "",
+        code: str = "ANSWER = 42\n",
+        readme: str | None = None,
+    ) -> Path:
+        """Write a package; return its folder."""
+        folder = self.root / "packages" / name
+        module = folder / f"maestro_{name}"
+        module.mkdir(parents=True, exist_ok=True)
+        (module / "__init__.py").write_text(code, encoding="utf-8")
+        text = PYPROJECT.format(
+            name=name, version=version, requires=requires, extras=extras
+        )
+        (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+        readme = readme or f"# maestro-{name}\n"
+        (folder / "README.md").write_text(readme, encoding="utf-8")
+        shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
+        return folder
+
+    def command(self, *arguments: str) -> list[str]:
+        return [
+            *(sys.executable, "-P", "-m", "maestro_release"),
+            *(*arguments, "--root", str(self.root)),
+        ]
+
+    def env(self, **more: str) -> dict[str, str]:
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("MAESTRO_", "TWINE_"))
+        }
+        return {
+            **kept,
+            "HOME": str(self.root),
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
+            **self.environment,
+            **more,
+        }
+
+    def release(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.env(**more),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+            timeout=100,
+        )
+
+    def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        """Start the command in a process group of its own."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            env=self.env(**more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Checkout]:
+    """An empty checkout with an embedded index of its own on a free port."""
+    yield Checkout(tmp_path, {"MAESTRO_INDEX_PORT": "0"})
+    if (tmp_path / ".index" / "server.json").exists():
+        control.stop(tmp_path)
+
+
+@dataclass
+class Front:
+    """A server before the real index that counts uploads and can misbehave.
+
+    `answer` is asked for each upload, with its number from 1: None passes it
+    on, a number is the status to answer instead, "drop" closes the connection,
+    "lose" passes it on and then answers 502.
+    """
+
+    behind: str
+    answer: Callable[[int], Any] = lambda _: None
+    uploads: list[str] = field(default_factory=list)  # what was passed on
+    seen: int = 0
+    server: ThreadingHTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        assert self.server is not None
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+def handler_for(front: Front) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.pass_on(b"")
+
+        do_PUT = do_DELETE = do_GET  # noqa: N815  # names that http.server looks for
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            front.seen += 1
+            verdict = front.answer(front.seen)
+            if verdict == "drop":
+                self.close_connection = True
+                self.connection.close()
+            elif isinstance(verdict, int):
+                self.reply(verdict, {}, b"on purpose")
+            elif verdict == "lose":
+                self.forward(body)
+                self.reply(502, {}, b"on purpose")
+            else:
+                front.uploads.append(file_name(body))
+                self.pass_on(body)
+
+        def forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+            there = urlsplit(front.behind)
+            connection = http.client.HTTPConnection(there.netloc, timeout=30)
+            headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            content = response.read()
+            connection.close()
+            return response.status, dict(response.getheaders()), content
+
+        def pass_on(self, body: bytes) -> None:
+            self.reply(*self.forward(body))
+
+        def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response_only(status)
+            for key, value in headers.items():
+                if key.lower() not in {"content-length", "transfer-encoding"}:
+                    self.send_header(key, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Handler
+
+
+def file_name(body: bytes) -> str:
+    mark = b'filename="'
+    start = body.index(mark) + len(mark)
+    return body[start : body.index(b'"', start)].decode()
+
+
+class QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed leaves its connection: not worth a line."""
+
+
+@pytest.fixture
+def front(checkout: Checkout) -> Iterator[Front]:
+    """A front before the checkout's index; the checkout publishes through it."""
+    running = control.ensure_running(checkout.root, 0)
+    made = Front(running.url)
+    made.server = QuietServer(("127.0.0.1", 0), handler_for(made))
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.05,))
+    thread.start()
+    checkout.environment |= {
+        "MAESTRO_INDEX_URL": made.url,
+        "MAESTRO_INDEX_USER": running.user,
+        "MAESTRO_INDEX_PASSWORD": running.password,
+    }
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
