@@ -1,0 +1,227 @@
+"""Group commit without a background thread.
+
+The first thread into an empty batch leads it: it waits for the previous
+leader, closes the batch, writes and syncs it, and wakes the others. While one
+batch is on its way to the device the next one fills. There is no thread that
+could be missing after a fork or still busy at exit.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import final
+
+from maestro_audit_logger._store import Appended, Store
+from maestro_audit_logger.errors import AuditUnavailable, LogClosed
+
+Stored = tuple[int, str]
+_committers: weakref.WeakSet[Committer] = weakref.WeakSet()
+
+
+@final
+class _Batch:
+    __slots__ = ("bodies", "error", "stored", "uncertain", "waiters")
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.waiters: list[threading.Lock] = []
+        self.stored: list[Stored] = []
+        self.error: BaseException | None = None
+        self.uncertain = False
+
+
+@final
+class Committer:
+    """Let many threads write and sync together.
+
+    Args:
+        store: the writing end of the log.
+        sync_every_s: 0 syncs before each acknowledgement, a positive number at
+            most that often, None never (the operating system decides).
+        max_batch: bodies in one batch; later ones wait for the next.
+        after: called by the leader after its batch, still alone with the store.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        sync_every_s: float | None,
+        after: Callable[[], None],
+        max_batch: int = 4096,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._store = store
+        self._sync_every_s = sync_every_s
+        self._after = after
+        self._max_batch = max_batch
+        self._clock = clock
+        self._last_sync = clock()
+        self.syncs = 0
+        self.closed = False
+        self._reset()
+        _committers.add(self)
+
+    def _reset(self) -> None:
+        self._mutex = threading.Lock()  # guards _open and the batch in it
+        self._turn = threading.Lock()  # held by the leader: guards the store
+        self._open: _Batch | None = None
+        self._busy: set[int] = set()
+
+    def after_fork(self) -> None:
+        """Start afresh in a forked child: its threads and their batch are gone."""
+        self._reset()
+        self._store.close()
+
+    def commit(self, body: bytes) -> Stored:
+        """Store one body; return its number and leaf hash once it is durable.
+
+        Raises:
+            AuditUnavailable: it is not stored.
+        """
+        me = self._enter()
+        try:
+            return self._join(body)
+        finally:
+            self._busy.discard(me)
+
+    def commit_many(
+        self, bodies: Sequence[bytes]
+    ) -> tuple[list[Stored], Exception | None]:
+        """Store bodies in this order; return what was stored, and the failure."""
+        batch = _Batch()
+        batch.bodies = list(bodies)
+        with self.exclusively():
+            self._run(batch)
+            if batch.error is None:
+                self._after()
+        if batch.error is None:
+            return batch.stored, None
+        return batch.stored, self.failure(batch.error, uncertain=batch.uncertain)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Keep other threads from the store."""
+        me = self._enter()
+        try:
+            with self._turn:
+                yield
+        finally:
+            self._busy.discard(me)
+
+    def sync(self) -> None:
+        """Sync what is written but not yet synced."""
+        with self.exclusively():
+            self._store.sync()
+
+    def failure(self, error: BaseException | None, *, uncertain: bool) -> Exception:
+        """Say in the caller's terms why a record is not stored."""
+        if isinstance(error, LogClosed):
+            return LogClosed("the audit logger is closed")
+        return AuditUnavailable(
+            str(self._store.folder), str(error), uncertain=uncertain
+        )
+
+    def _enter(self) -> int:
+        """Refuse to wait for oneself, which a signal handler would do."""
+        me = threading.get_ident()
+        if me in self._busy:
+            raise AuditUnavailable(
+                str(self._store.folder),
+                "a signal handler called it while this thread was writing",
+            )
+        self._busy.add(me)
+        return me
+
+    def _join(self, body: bytes) -> Stored:
+        waiter: threading.Lock | None = None
+        with self._mutex:
+            batch = self._open
+            if batch is None or len(batch.bodies) >= self._max_batch:
+                batch = self._open = _Batch()
+            else:
+                waiter = threading.Lock()
+                waiter.acquire()
+                batch.waiters.append(waiter)
+            place = len(batch.bodies)
+            batch.bodies.append(body)
+        if waiter is None:
+            self._lead(batch)
+        else:
+            waiter.acquire()
+        if place < len(batch.stored):
+            return batch.stored[place]
+        raise self.failure(batch.error, uncertain=batch.uncertain) from batch.error
+
+    def _lead(self, batch: _Batch) -> None:
+        try:
+            with self._turn:
+                with self._mutex:
+                    if self._open is batch:
+                        self._open = None
+                self._run(batch)
+                self._release(batch)
+                if batch.error is None:
+                    self._after()
+        except BaseException as error:
+            batch.error = batch.error or error
+            raise
+        finally:
+            with self._mutex:
+                if self._open is batch:
+                    self._open = None
+            self._release(batch)
+
+    def _release(self, batch: _Batch) -> None:
+        while batch.waiters:
+            batch.waiters.pop().release()
+
+    def _run(self, batch: _Batch) -> None:
+        """Write and sync one batch; `_turn` is held."""
+        if self.closed:
+            batch.error = LogClosed("the audit logger is closed")
+            return
+        result: Appended = self._store.append(batch.bodies)
+        batch.error = result.error
+        if not result.stored:
+            return
+        try:
+            self._sync_if_due()
+        except OSError as error:
+            batch.error, batch.uncertain = error, True
+            return
+        batch.stored = result.stored
+
+    def _sync_if_due(self) -> None:
+        if self._sync_every_s is None:
+            return
+        if self._sync_every_s:
+            now = self._clock()
+            if now - self._last_sync < self._sync_every_s:
+                return
+            self._last_sync = now
+        self._store.sync()
+        self.syncs += 1
+
+    def close(self) -> None:
+        """Sync, then refuse further records; idempotent."""
+        with self.exclusively():
+            if not self.closed:
+                self.closed = True
+                if self._sync_every_s is not None:
+                    self._store.sync()
+                self._store.close()
+
+
+def _reset_in_child() -> None:
+    for committer in list(_committers):
+        committer.after_fork()
+
+
+os.register_at_fork(after_in_child=_reset_in_child)

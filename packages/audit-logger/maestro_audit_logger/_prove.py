@@ -1,0 +1,78 @@
+"""Make and check the proof that one record is in the log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from maestro_audit_logger._checkpoints import latest_note
+from maestro_audit_logger._merkle import consistency_proof, inclusion_proof
+from maestro_audit_logger._note import (
+    Checkpoint,
+    Proof,
+    VerificationKey,
+    parse_checkpoint,
+    parse_key,
+    parse_note,
+    parse_proof,
+)
+from maestro_audit_logger._segments import list_segments
+from maestro_audit_logger._tiles import Tiles
+from maestro_audit_logger.errors import InvalidProof
+
+
+def prove(path: str | os.PathLike[str], seq: int) -> str:
+    """Return the tlog-proof of record `seq` against the latest checkpoint.
+
+    Raises:
+        InvalidProof: no checkpoint covers that record.
+    """
+    folder = Path(path)
+    note = latest_note(folder)
+    size = parse_checkpoint(parse_note(note).text).size if note else 0
+    if note is None or not 1 <= seq <= size:
+        raise InvalidProof(f"expected a record from 1 to {size}, got {seq}")
+    node = Tiles(folder, size).node
+    return str(Proof(seq - 1, tuple(inclusion_proof(seq - 1, size, node)), note))
+
+
+def check_proof(
+    proof: str, line: bytes, *, keys: Sequence[str | VerificationKey] = ()
+) -> Checkpoint:
+    """Check that a stored line is in the log that the proof's checkpoint describes.
+
+    Args:
+        proof: a C2SP tlog-proof.
+        line: the stored bytes, with or without the newline.
+        keys: whose signature on the checkpoint counts.
+
+    Raises:
+        InvalidProof: it is not.
+        UntrustedNote: the checkpoint is not by one of the keys.
+    """
+    parsed = [parse_key(key) if isinstance(key, str) else key for key in keys]
+    return parse_proof(proof).check(line.removesuffix(b"\n"), parsed)
+
+
+def prove_consistency(path: str | os.PathLike[str], old: int) -> list[bytes]:
+    """Return the RFC 6962 proof that the log extends its first `old` lines."""
+    folder = Path(path)
+    note = latest_note(folder)
+    size = parse_checkpoint(parse_note(note).text).size if note else 0
+    return consistency_proof(old, size, Tiles(folder, size).node)
+
+
+def stored_line(path: str | os.PathLike[str], seq: int) -> bytes:
+    """Return the bytes of one line, without its newline.
+
+    Raises:
+        InvalidProof: it is not on disk.
+    """
+    holders = [s for s in list_segments(Path(path)) if s.first <= seq]
+    if holders:
+        lines = holders[-1].read().split(b"\n")
+        at = seq - holders[-1].first
+        if at < len(lines) and lines[at]:
+            return lines[at]
+    raise InvalidProof(f"line {seq} is not on this disk")

@@ -1,0 +1,65 @@
+"""Decide by name which values must not be written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import translate
+from typing import final
+
+REDACTED = "[redacted]"
+DEFAULT_REDACT = (
+    "*password*",
+    "passwd",
+    "pwd",
+    "*secret*",
+    "*token*",
+    "authorization",
+    "cookie",
+    "set_cookie",
+    "*api_key*",
+    "*apikey*",
+    "*private_key*",
+    "*credential*",
+    "card_number",
+    "cvv",
+    "cvc",
+    "ssn",
+)
+_REMEMBERED_NAMES = 4096
+
+
+@final
+class Redactor:
+    """Match names and dotted paths against shell patterns.
+
+    A pattern without a dot matches a key at any depth; one with a dot matches
+    the end of the path, so `card.*` also matches `order.card.number`. Case is
+    ignored and `-` equals `_`.
+    """
+
+    def __init__(self, patterns: Iterable[str] = DEFAULT_REDACT) -> None:
+        wanted = [pattern.lower().replace("-", "_") for pattern in patterns]
+        names = [p for p in wanted if "." not in p]
+        paths = [p for p in wanted if "." in p]
+        self._names = _either(names)
+        self._paths = _either([*paths, *(f"*.{p}" for p in paths)])
+        self.by_path = bool(paths)
+        self._known: dict[str, bool] = {}
+
+    def hides(self, key: str, path: str) -> bool:
+        """Tell whether the value under this key must be hidden."""
+        hidden = self._known.get(key)
+        if hidden is None:
+            hidden = bool(self._names.match(_fold(key)))
+            if len(self._known) < _REMEMBERED_NAMES:
+                self._known[key] = hidden
+        return hidden or (self.by_path and bool(self._paths.match(_fold(path))))
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def _either(patterns: list[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, patterns)) or r"(?!)")

@@ -1,0 +1,346 @@
+"""Append to the chain: one order over threads and processes.
+
+Everything here runs under the folder's lock. What a writer remembers of the
+end of the log is compared with the files on each append; what does not fit is
+written down, never smoothed over:
+
+- `audit.recovered`: lines that a crash has left damaged, with their digest.
+- `audit.alarm`: somebody cut, replaced or removed what this writer had seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from maestro_audit_logger._files import Files, FolderLock
+from maestro_audit_logger._segments import (
+    HEAD,
+    Identity,
+    Segment,
+    Tail,
+    list_segments,
+    read_tail,
+    segment_path,
+)
+from maestro_audit_logger.errors import LogDamaged
+
+SystemBody = Callable[[str, dict[str, Any]], bytes]
+_ROTATED = b'"action":"audit.rotated"'
+_GROWTH_READ = 1 << 20
+
+
+@final
+@dataclass(slots=True)
+class Appended:
+    """What became of a batch: receipts of the stored ones, then the failure."""
+
+    stored: list[tuple[int, str]] = field(default_factory=list)
+    error: OSError | LogDamaged | None = None
+
+
+@final
+class Store:
+    """The writing end of a log's folder. Not thread-safe: one caller at a time.
+
+    Args:
+        folder: the log's folder.
+        identity: what its log.json says.
+        system_body: encodes a record that the log writes about itself.
+        max_bytes: a segment is sealed before it grows beyond this.
+        daily: seal a segment also when the day (UTC) changes.
+        files: the file operations.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity,
+        *,
+        system_body: SystemBody,
+        max_bytes: int,
+        daily: bool,
+        files: Files,
+    ) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.lock = FolderLock(folder)
+        self._system_body = system_body
+        self._max_bytes = max_bytes
+        self._daily = daily
+        self._files = files
+        self._tail: Tail | None = None
+        self._fd: int | None = None
+        self._poisoned: Path | None = None
+
+    @property
+    def seq(self) -> int:
+        """Return the number of the last line that this writer knows."""
+        return self._tail.seq if self._tail else 0
+
+    def append(self, bodies: Sequence[bytes]) -> Appended:
+        """Write the bodies as the next lines; the caller syncs afterwards."""
+        result = Appended()
+        try:
+            with self.lock.held():
+                tail = self._ready(bodies)
+                self._write(tail, bodies, result)
+        except (OSError, LogDamaged) as error:
+            result.error = error
+        return result
+
+    def refresh(self) -> int:
+        """Read the end of the log again, under the lock; return its last number."""
+        self._synchronise()
+        return self.seq
+
+    def sync(self) -> None:
+        """Put what was written on the device.
+
+        After a failure the kernel may call lost pages clean, so a second try
+        would lie: the file is given up and the next record opens a new segment.
+        """
+        if self._fd is None:
+            return
+        try:
+            self._files.sync(self._fd)
+        except OSError:
+            self._poisoned = self._tail.path if self._tail else None
+            self.forget()
+            raise
+
+    def seal(self) -> int:
+        """Close the current segment and start the next; return the last number."""
+        with self.lock.held():
+            tail = self._synchronise()
+            if self._count(tail):
+                self._rotate(tail)
+            return self.seq
+
+    def forget(self) -> None:
+        """Close the files; the next append opens and reads them again."""
+        self._tail = None
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def close(self) -> None:
+        """Close the files and the lock; idempotent."""
+        self.forget()
+        self.lock.close()
+
+    def _ready(self, bodies: Sequence[bytes]) -> Tail:
+        tail = self._synchronise()
+        size = sum(map(len, bodies)) + 100 * len(bodies)
+        day = bodies[0][6:16].decode()  # every body starts with "ts":"YYYY-MM-DD
+        full = tail.end + size > self._max_bytes
+        later = self._daily and bool(tail.day) and day > tail.day
+        if self._count(tail) and (full or later or self._poisoned == tail.path):
+            tail = self._rotate(tail)
+        return tail
+
+    def _count(self, tail: Tail) -> int:
+        return tail.seq - tail.first + 1
+
+    def _synchronise(self) -> Tail:
+        """Compare the remembered end of the log with the files."""
+        known = self._tail
+        if known is not None:
+            try:
+                status = os.stat(known.path)
+            except FileNotFoundError:
+                status = None
+            if status is not None and status.st_ino == known.inode:
+                if status.st_size == known.end:
+                    return known
+                if status.st_size > known.end and self._follow(known, status.st_size):
+                    return known
+        return self._reread(known)
+
+    def _follow(self, known: Tail, size: int) -> bool:
+        """Take in what other processes have appended to the same segment."""
+        if known.end < 0 or size - known.end > _GROWTH_READ or self._fd is None:
+            return False
+        lines = os.pread(self._fd, size - known.end, known.end).split(b"\n")
+        if lines.pop() or _ROTATED in lines[-1]:
+            return False
+        seq, prev = known.seq, known.prev
+        for line in lines:
+            head = HEAD.match(line)
+            if not head or int(head[1]) != seq + 1 or head[2].decode() != prev:
+                return False
+            seq, prev = seq + 1, hashlib.sha256(b"\0" + line).hexdigest()
+        known.seq, known.prev, known.end = seq, prev, size
+        return True
+
+    def _reread(self, known: Tail | None) -> Tail:
+        self.forget()
+        found = read_tail(self.folder, self.identity)
+        notices = []
+        if found is None:
+            first = known.seq + 1 if known else 1
+            prev = known.prev if known else self.identity.chain_start
+            found = self._new_segment(first, prev)
+            if known is not None:
+                notices.append(self._alarm(known, None))
+        elif known is not None and not self._continues(known, found):
+            notices.append(self._alarm(known, found))
+        if found.path.suffix == ".gz":
+            found = self._new_segment(found.seq + 1, found.prev)
+        if self._fd is None:
+            self._fd = self._files.open_append(found.path)
+        if found.damage is not None:
+            damage = found.damage
+            if found.torn:
+                self._files.write_all(self._fd, b"\n")
+                found.end += 1
+            notices.insert(
+                0,
+                self._system_body(
+                    "audit.recovered",
+                    {
+                        "first": damage.first,
+                        "last": damage.last,
+                        "bytes": damage.size,
+                        "sha256": damage.sha256,
+                    },
+                ),
+            )
+            found.damage, found.torn = None, False
+        self._tail = found
+        if notices:
+            result = Appended()
+            self._write(found, notices, result)
+            if result.error is not None:
+                raise result.error
+        return found
+
+    def _continues(self, known: Tail, found: Tail) -> bool:
+        """Tell whether what this writer saw last is still part of the log."""
+        if found.sound_seq == known.seq:
+            return found.sound_prev == known.prev
+        if found.sound_seq < known.seq:
+            return False
+        following = known.seq + 1
+        segments = list_segments(self.folder)
+        holder = next((s for s in reversed(segments) if s.first <= following), None)
+        return holder is not None and self._links(holder, following, known.prev)
+
+    def _links(self, segment: Segment, number: int, prev: str) -> bool:
+        """Tell whether line `number`, if it is a record, continues `prev`."""
+        needle = b'{"seq":%d,"prev":"' % number
+        data = segment.read()
+        at = 0 if data.startswith(needle) else data.find(b"\n" + needle) + 1
+        if at == 0 and not data.startswith(needle):
+            # A torn line by another writer: its recovery record vouches for it.
+            return b'"first":%d,"last":' % number in data
+        start = at + len(needle)
+        return data[start : start + 64] == prev.encode()
+
+    def _alarm(self, known: Tail, found: Tail | None) -> bytes:
+        return self._system_body(
+            "audit.alarm",
+            {
+                "reason": "the files changed under the writer",
+                "expected_seq": known.seq,
+                "expected_leaf": known.prev,
+                "found_seq": found.seq if found else 0,
+                "found_leaf": found.prev if found else "",
+            },
+        )
+
+    def _write(self, tail: Tail, bodies: Sequence[bytes], result: Appended) -> None:
+        sha256, seq, prev = hashlib.sha256, tail.seq, tail.prev
+        lines: list[bytes] = []
+        leaves: list[tuple[int, str]] = []
+        for body in bodies:
+            seq += 1
+            line = b'{"seq":%d,"prev":"%s",%s' % (seq, prev.encode(), body)
+            prev = sha256(b"\0" + line).hexdigest()
+            lines.append(line)
+            leaves.append((seq, prev))
+        lines.append(b"")
+        buffer = b"\n".join(lines)
+        written = self._write_out(buffer, result)
+        if written == len(buffer):
+            tail.end += written
+            tail.seq, tail.prev = seq, prev
+            if not tail.day:
+                tail.day = bodies[0][6:16].decode()
+            result.stored += leaves
+            return
+        # Whole lines are stored, whatever became of the rest. The file is read
+        # again by the next append, which closes and explains a torn line.
+        whole = buffer[:written].count(b"\n")
+        result.stored += leaves[:whole]
+        if whole:
+            tail.seq, tail.prev = leaves[whole - 1]
+        tail.end = -1
+
+    def _write_out(self, buffer: bytes, result: Appended) -> int:
+        assert self._fd is not None  # _synchronise has opened it
+        view, written = memoryview(buffer), 0
+        try:
+            while written < len(buffer):
+                count = self._files.write(self._fd, view[written:])
+                if count == 0:
+                    raise OSError(errno.EIO, "wrote nothing")
+                written += count
+        except OSError as error:
+            result.error = error
+        return written
+
+    def _rotate(self, tail: Tail) -> Tail:
+        """Write the seal as the segment's last line, then open the next segment."""
+        low, high = _time_range(Segment(tail.path, tail.first))
+        seal = self._system_body(
+            "audit.rotated",
+            {
+                "first": tail.first,
+                "count": self._count(tail) + 1,
+                "min_ts": low,
+                "max_ts": high,
+            },
+        )
+        result = Appended()
+        self._write(tail, [seal], result)
+        if result.error is not None:
+            raise result.error
+        if self._poisoned != tail.path:
+            self.sync()
+        self._poisoned = None
+        seq, prev = tail.seq, tail.prev
+        self.forget()
+        self._tail = self._new_segment(seq + 1, prev)
+        return self._tail
+
+    def _new_segment(self, first: int, prev: str) -> Tail:
+        path = segment_path(self.folder, first)
+        self._fd = self._files.open_append(path)
+        self._files.sync_folder(self.folder)
+        status = os.fstat(self._fd)
+        return Tail(
+            path=path,
+            first=first,
+            inode=status.st_ino,
+            end=status.st_size,
+            seq=first - 1,
+            prev=prev,
+            day="",
+        )
+
+
+def _time_range(segment: Segment) -> tuple[str, str]:
+    """Return the least and the greatest time in a segment: clocks do go back."""
+    low, high = "~", ""
+    for line, _ in segment.lines():
+        head = HEAD.match(line)
+        if head:
+            ts = head[3].decode()
+            low, high = min(low, ts), max(high, ts)
+    return low, high

@@ -1,0 +1,53 @@
+"""Fixtures of the audit logger's tests."""
+
+from pathlib import Path
+
+import pytest
+
+from maestro_audit_logger import Actor, AuditLogger
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The path of a log that does not exist yet."""
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def make_log(folder):
+    """Return a function that opens a log and closes it after the test."""
+    opened = []
+
+    def make(path=None, **settings):
+        settings.setdefault("origin", "app.example/audit")
+        settings.setdefault("actor", Actor.user("u-1"))
+        settings.setdefault("durability", "os")
+        audit = AuditLogger(path or folder, **settings)
+        opened.append(audit)
+        return audit
+
+    yield make
+    for audit in opened:
+        audit.close()
+
+
+@pytest.fixture
+def ten(make_log, folder):
+    """A closed log of ten events (eleven lines), with a checkpoint over all."""
+    with make_log() as audit:
+        for number in range(10):
+            audit.record("invoice.approve", data={"number": number})
+        note = audit.checkpoint()
+    (folder.parent / "anchor").write_text(note, "utf-8")
+    return folder
+
+
+@pytest.fixture
+def vectors():
+    """The RFC 6962 vectors of transparency-dev/merkle, beside the repository."""
+    path = ROOT.parent / "shared" / "data" / "merkle" / "testdata"
+    if not path.is_dir():
+        pytest.skip("the RFC 6962 vectors are not beside the repository")
+    return path

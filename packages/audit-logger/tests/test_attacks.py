@@ -1,0 +1,344 @@
+"""The attack battery: what a folder's attacker does, and what verify says.
+
+An attacker without the signing key has the whole folder. `anchor` is a
+checkpoint that was kept elsewhere before.
+"""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from maestro_audit_logger import Actor, AuditLogger, HmacRatchet, verify_log
+
+SEGMENT = f"{1:020d}.jsonl"
+
+
+def lines_of(folder):
+    return (folder / SEGMENT).read_bytes().split(b"\n")[:-1]
+
+
+def put(folder, lines):
+    (folder / SEGMENT).write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+def rechain(folder, lines):
+    """Recompute every link, as anybody can."""
+    prev = hashlib.sha256(b"\0" + (folder / "log.json").read_bytes()).hexdigest()
+    out = []
+    for seq, line in enumerate(lines, 1):
+        body = line[line.index(b'"ts":') :]
+        made = b'{"seq":%d,"prev":"%s",%s' % (seq, prev.encode(), body)
+        prev = hashlib.sha256(b"\0" + made).hexdigest()
+        out.append(made)
+    return out
+
+
+def forget_checkpoints(folder):
+    for name in ("checkpoint", "checkpoints"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "tile", ignore_errors=True)
+
+
+def kinds(report):
+    return {f.kind for f in report.findings if f.severity == "tampered"}
+
+
+def edit(lines, at=4):
+    changed = list(lines)
+    changed[at] = changed[at].replace(b'"number":3', b'"number":9')
+    assert changed != lines
+    return changed
+
+
+CHANGES = {
+    "edit": (edit, "record-changed", 5),
+    "delete": (lambda x: x[:4] + x[5:], "record-changed", 4),
+    "insert": (lambda x: [*x[:4], x[3], *x[4:]], "record-changed", 5),
+    "reorder": (lambda x: [*x[:4], x[5], x[4], *x[6:]], "chain-broken", 5),
+    "cut the head": (lambda x: x[2:], "chain-broken", 1),
+    "whitespace": (lambda x: [*x[:4], x[4].replace(b",", b", "), *x[5:]], "chain-broken", 5),
+    "carriage returns": (lambda x: [line + b"\r" for line in x], "chain-broken", 1),
+    "NUL bytes": (lambda x: [*x[:4], b"\0" * len(x[4]), *x[5:]], "chain-broken", 5),
+    "invalid UTF-8": (lambda x: [*x[:4], x[4][:-3] + b"\xff}}", *x[5:]], "record-changed", 5),
+    "byte order mark": (lambda x: [b"\xef\xbb\xbf" + x[0], *x[1:]], "chain-broken", 1),
+    "unknown field": (
+        lambda x: [*x[:4], x[4][:-1] + b',"approved_by":"ceo"}', *x[5:]],
+        "record-changed",
+        5,
+    ),
+    "duplicate key": (
+        lambda x: [*x[:4], x[4][:-1] + b',"actor":{"type":"user","id":"x"}}', *x[5:]],
+        "record-changed",
+        5,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_line_is_found_and_located(ten, name):
+    """Without any key or anchor, by chain and tiles."""
+    change, kind, seq = CHANGES[name]
+    put(ten, change(lines_of(ten)))
+    report = verify_log(ten)
+    assert report.status == "tampered"
+    worst = report.findings[0] if report.findings[0].seq else report.findings[1]
+    found = {(f.kind, f.seq) for f in report.findings}
+    assert found & {(kind, seq), ("chain-broken", seq), ("chain-broken", seq + 1)}, worst
+
+
+@pytest.mark.parametrize("keep", range(11))
+def test_a_tail_cut_before_the_checkpoint_is_found(ten, keep):
+    """To every boundary, down to an empty file."""
+    put(ten, lines_of(ten)[:keep])
+    report = verify_log(ten)
+    assert report.status == "tampered"
+    assert "truncated" in kinds(report)
+
+
+def test_an_emptied_file_is_found_without_any_checkpoint(ten):
+    """A log starts with a record of its creation: it is never empty."""
+    forget_checkpoints(ten)
+    (ten / SEGMENT).write_bytes(b"")
+    assert "emptied" in kinds(verify_log(ten))
+
+
+def test_a_deleted_file_is_found_without_any_checkpoint(ten):
+    """No segment at all is no empty log."""
+    forget_checkpoints(ten)
+    (ten / SEGMENT).unlink()
+    assert "segments-missing" in kinds(verify_log(ten))
+
+
+def test_a_deleted_identity_is_found(ten):
+    """log.json is the root of the chain."""
+    (ten / "log.json").unlink()
+    assert "identity-missing" in kinds(verify_log(ten))
+
+
+def test_a_changed_identity_is_found(ten):
+    """Its bytes are the first link."""
+    path = ten / "log.json"
+    path.write_bytes(path.read_bytes() + b" ")
+    assert "chain-broken" in kinds(verify_log(ten))
+
+
+@pytest.fixture
+def several(make_log, folder):
+    """A log of several segments, closed."""
+    with make_log(segment_bytes=2000) as audit:
+        for number in range(30):
+            audit.record("a.b", data={"number": number})
+    return folder, sorted(folder.glob("0*.jsonl"))
+
+
+def test_swapped_segments_are_found(several):
+    """The links cross the files."""
+    folder, paths = several
+    first, second = paths[1].read_bytes(), paths[2].read_bytes()
+    paths[1].write_bytes(second)
+    paths[2].write_bytes(first)
+    assert verify_log(folder).status == "tampered"
+
+
+@pytest.mark.parametrize("which", [0, 1, -1])
+def test_a_removed_segment_is_found(several, which):
+    """In the middle by the chain, at either end by the checkpoint."""
+    folder, paths = several
+    if which == 0:
+        shutil.rmtree(folder / "tile")
+    paths[which].unlink()
+    report = verify_log(folder)
+    assert kinds(report) & {"segment-missing", "lines-missing", "truncated"}
+
+
+def test_a_segment_of_another_log_is_found(ten, tmp_path):
+    """Every log has its own random id at the root of its chain."""
+    other = tmp_path / "other"
+    with AuditLogger(other, origin="app.example/audit", actor=Actor.user("x")) as audit:
+        for number in range(10):
+            audit.record("invoice.approve", data={"number": number})
+    shutil.copy(other / SEGMENT, ten / SEGMENT)
+    assert verify_log(ten).status == "tampered"
+
+
+def test_a_full_rewrite_needs_the_checkpoints_gone_and_the_anchor_finds_it(ten):
+    """UNDETECTABLE without an outside anchor or key: a perfect forgery."""
+    anchor = (ten.parent / "anchor").read_text("utf-8")
+    put(ten, rechain(ten, edit(lines_of(ten))))
+    assert "root-differs" in kinds(verify_log(ten))
+    forget_checkpoints(ten)
+    assert verify_log(ten, full=True).ok
+    report = verify_log(ten, anchor=anchor)
+    assert ("root-differs", 11) in {(f.kind, f.seq) for f in report.findings}
+
+
+def test_a_truncation_with_the_checkpoints_gone_is_found_by_the_anchor(ten):
+    """UNDETECTABLE without an outside anchor or key."""
+    anchor = (ten.parent / "anchor").read_text("utf-8")
+    put(ten, lines_of(ten)[:6])
+    forget_checkpoints(ten)
+    assert verify_log(ten).ok
+    report = verify_log(ten, anchor=anchor)
+    assert ("truncated", 7) in {(f.kind, f.seq) for f in report.findings}
+
+
+def test_a_rolled_back_copy_is_found_by_the_anchor(make_log, folder, tmp_path):
+    """UNDETECTABLE without outside memory: an older state is a true state."""
+    audit = make_log()
+    audit.record("a.b")
+    audit.checkpoint()
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    audit.record("user.delete")
+    anchor = audit.checkpoint()
+    assert verify_log(old).ok
+    assert "truncated" in kinds(verify_log(old, anchor=anchor))
+    assert verify_log(folder, anchor=anchor).anchored
+
+
+def test_a_fork_of_the_log_is_found_by_the_anchor(make_log, folder, tmp_path):
+    """Two continuations of one past: only one extends the anchor."""
+    audit = make_log()
+    audit.record("a.b")
+    audit.close()
+    twin = tmp_path / "twin"
+    shutil.copytree(folder, twin)
+    with make_log() as audit:
+        audit.record("a.true")
+        anchor = audit.checkpoint()
+    with make_log(twin) as audit:
+        audit.record("a.false")
+        audit.record("a.more")
+    assert verify_log(twin).ok
+    assert "root-differs" in kinds(verify_log(twin, anchor=anchor))
+
+
+def test_duplicate_keys_in_a_perfect_forgery_are_found_by_full(ten):
+    """Readers disagree about duplicate keys, so `full` refuses them."""
+    forged = lines_of(ten)
+    forged[4] = forged[4][:-1] + b',"actor":{"type":"user","id":"boss"}}'
+    put(ten, rechain(ten, forged))
+    forget_checkpoints(ten)
+    report = verify_log(ten, full=True)
+    assert ("not-a-record", 5) in {(f.kind, f.seq) for f in report.findings}
+
+
+def test_a_false_recovery_record_explains_nothing(ten):
+    """Damage is explained only by a record with its place, size and digest."""
+    lines = lines_of(ten)[:6]
+    fake = json.loads(lines[5])
+    fake["action"] = "audit.recovered"
+    fake["data"] = {"bytes": 3, "first": 5, "last": 5, "sha256": "0" * 64}
+    lines[5] = json.dumps(fake, separators=(",", ":")).encode()
+    put(ten, rechain(ten, lines))
+    forget_checkpoints(ten)
+    assert "false-recovery" in kinds(verify_log(ten))
+
+
+def test_a_running_writer_raises_the_alarm_when_its_file_is_cut(make_log, folder):
+    """The chain goes on, and says for ever that the file was cut."""
+    audit = make_log()
+    for _ in range(5):
+        audit.record("a.b")
+    put(folder, lines_of(folder)[:3])
+    audit.record("a.b")
+    report = audit.verify()
+    assert ("alarm", 4) in {(f.kind, f.seq) for f in report.findings}
+
+
+@pytest.mark.parametrize("how", ["unlink", "rename", "replace"])
+def test_a_running_writer_notices_that_its_file_is_gone(make_log, folder, how):
+    """Unlinked, rotated away by another tool, or replaced by a shorter copy."""
+    audit = make_log()
+    for _ in range(5):
+        audit.record("a.b")
+    path = folder / SEGMENT
+    if how == "unlink":
+        path.unlink()
+    elif how == "rename":
+        path.rename(folder / "old.log")
+    else:
+        copy = folder / "copy"
+        copy.write_bytes(b"\n".join(path.read_bytes().split(b"\n")[:3]) + b"\n")
+        copy.rename(path)
+    receipt = audit.record("a.after")
+    assert [e.seq for e in audit.query(action="a.after")] == [receipt.seq]
+    report = audit.verify()
+    assert "alarm" in kinds(report)
+
+
+class TestRatchet:
+    """The forward-secure seal: who breaks in later cannot remake earlier seals."""
+
+    @pytest.fixture
+    def sealed(self, make_log, folder, tmp_path):
+        """A log with three seals, and the auditor's key."""
+        ratchet, key = HmacRatchet.create(tmp_path / "ratchet", name="app.example")
+        with make_log(signer=ratchet) as audit:
+            for number in range(10):
+                audit.record("invoice.approve", data={"number": number})
+                if number % 4 == 3:
+                    audit.checkpoint()
+        return folder, str(key), tmp_path / "ratchet"
+
+    def test_the_auditors_key_verifies_every_seal(self, sealed):
+        """And the report names it."""
+        folder, key, _ = sealed
+        report = verify_log(folder, keys=[key])
+        assert report.ok
+        assert report.signed_by == ("app.example",)
+
+    def test_another_key_does_not(self, sealed, tmp_path):
+        """A wrong key must fail, not be ignored."""
+        folder, _, _ = sealed
+        _, other = HmacRatchet.create(tmp_path / "other", name="app.example")
+        assert "bad-seal" in kinds(verify_log(folder, keys=[str(other)]))
+
+    def test_unsealed_where_seals_are_expected_fails(self, sealed):
+        """Removing the checkpoints is no way out."""
+        folder, key, _ = sealed
+        forget_checkpoints(folder)
+        assert "unsealed" in kinds(verify_log(folder, keys=[key]))
+
+    def test_a_removed_seal_leaves_a_gap_of_epochs(self, sealed):
+        """The seal before the last is gone."""
+        folder, key, _ = sealed
+        path = folder / "checkpoints"
+        rows = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(rows[:1] + rows[2:]))
+        assert "bad-seal" in kinds(verify_log(folder, keys=[key]))
+
+    def test_the_thief_of_the_present_key_cannot_rewrite_the_past(self, sealed, make_log):
+        """He rewrites, forgets all seals and seals anew: his epochs start late."""
+        folder, key, state = sealed
+        put(folder, rechain(folder, edit(lines_of(folder))))
+        forget_checkpoints(folder)
+        with make_log(signer=HmacRatchet(state)) as audit:
+            audit.record("a.b")
+        assert verify_log(folder, full=True).ok
+        assert "bad-seal" in kinds(verify_log(folder, keys=[key]))
+
+    def test_an_old_seal_on_a_new_text_is_false(self, sealed):
+        """The text is under the seal."""
+        folder, key, _ = sealed
+        path = folder / "checkpoints"
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        rows[1]["note"] = rows[1]["note"].replace("\n10\n", "\n9\n")
+        rows[1]["note"] = rows[1]["note"].replace("\n9\n", "\n8\n")
+        path.write_bytes(b"".join(json.dumps(r).encode() + b"\n" for r in rows))
+        assert kinds(verify_log(folder, keys=[key])) & {"bad-seal", "root-differs"}
+
+    def test_a_crash_before_the_key_is_replaced_leaves_no_second_seal(
+        self, sealed, make_log
+    ):
+        """The published seal retires its key at the next checkpoint."""
+        folder, key, state = sealed
+        kept = state.read_bytes()
+        with make_log(signer=HmacRatchet(state)) as audit:
+            audit.record("a.b")
+        state.write_bytes(kept)
+        with make_log(signer=HmacRatchet(state)) as audit:
+            audit.record("a.b")
+        assert verify_log(folder, keys=[key]).ok

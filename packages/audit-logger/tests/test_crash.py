@@ -1,0 +1,424 @@
+"""Crashes: kill -9, full disks, failing syncs, forks. Real processes where it counts."""
+
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from maestro_audit_logger import Actor, AuditLogger, AuditUnavailable, verify_log
+from maestro_audit_logger._files import Files
+
+WRITER = """
+import os, sys
+from maestro_audit_logger import Actor, AuditLogger
+audit = AuditLogger(sys.argv[1], durability=sys.argv[3], segment_bytes=200_000,
+                    checkpoint_every=300, actor=Actor.user("w" + sys.argv[2]))
+n = 0
+while True:
+    events = [{"action": "a.b", "data": {"n": n + k, "pad": "x" * (n % 700)}} for k in range(5)]
+    receipts = audit.record_many(events) if n % 3 else [audit.record(**events[0])]
+    for r in receipts:
+        os.write(1, f"{r.seq} {r.leaf_hash}\\n".encode())
+    n += 5
+"""
+
+
+def spawn(folder, name, durability):
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), str(name), durability],
+        stdout=subprocess.PIPE,
+    )
+
+
+def kill_round(folder, writers, durability, rng):
+    """Start writers, kill them at a random moment, return what they acknowledged."""
+    processes = [spawn(folder, n, durability) for n in range(writers)]
+    chunks = {}
+
+    def drain(process):
+        chunks[process.pid] = process.stdout.read()
+
+    threads = [threading.Thread(target=drain, args=(p,)) for p in processes]
+    for thread in threads:
+        thread.start()
+    size = sum(p.stat().st_size for p in folder.glob("0*"))
+    limit = time.monotonic() + 20
+    while sum(p.stat().st_size for p in folder.glob("0*")) <= size:
+        assert time.monotonic() < limit, "the writers never started"
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.08))
+    for process in processes:
+        process.kill()
+    for process, thread in zip(processes, threads, strict=True):
+        process.wait()
+        thread.join()
+        process.stdout.close()
+    whole = [c[: c.rfind(b"\n") + 1].decode().split("\n")[:-1] for c in chunks.values()]
+    return [line.split() for lines in whole for line in lines]
+
+
+def drill(folder, kills, writers, durability, seed):
+    rng = random.Random(seed)
+    with AuditLogger(folder, origin="app.example/audit", durability="os"):
+        pass
+    acknowledged = {}
+    torn = done = 0
+    while done < kills:
+        for seq, leaf in kill_round(folder, writers, durability, rng):
+            assert seq not in acknowledged, "one number, two records"
+            acknowledged[seq] = leaf
+        done += writers
+        with AuditLogger(folder, durability="os", actor=Actor.user("after")) as audit:
+            audit.record("a.after")
+    report = verify_log(folder, full=True)
+    assert report.status != "tampered", report.explain()
+    torn = sum(f.kind == "recovered" for f in report.findings)
+    from maestro_audit_logger._merkle import leaf_hash
+    from maestro_audit_logger._segments import list_segments
+
+    stored = {}
+    for segment in list_segments(folder):
+        for at, (line, _) in enumerate(segment.lines()):
+            stored[str(segment.first + at)] = leaf_hash(line).hex()
+    lost = [seq for seq, leaf in acknowledged.items() if stored.get(seq) != leaf]
+    assert lost == []
+    assert len(acknowledged) > kills
+    return len(acknowledged), torn
+
+
+@pytest.mark.parametrize("writers", [1, 4])
+def test_a_killed_writer_loses_nothing_acknowledged(folder, writers):
+    """kill -9 at random moments; chain whole, torn tails explained."""
+    drill(folder, kills=8, writers=writers, durability="commit", seed=writers)
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize(("writers", "durability"), [(1, "commit"), (4, "commit"), (4, "os")])
+def test_a_hundred_kills_lose_nothing(folder, writers, durability):
+    """The same, a hundred times: print how many records and torn tails it met."""
+    total, torn = drill(folder, 100, writers, durability, seed=100 + writers)
+    print(f"{writers} writers, {durability}: {total} acknowledged, {torn} torn")
+
+
+class Flaky(Files):
+    """Files that fail on demand, in the ways that disks do."""
+
+    def __init__(self):
+        self.room = None
+        self.sync_error = None
+        self.short = 0
+        self.synced = 0
+
+    def write(self, fd, data):
+        if self.room is not None:
+            if self.room <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            data = data[: self.room]
+        if self.short:
+            data = data[: self.short]
+        count = super().write(fd, data)
+        if self.room is not None:
+            self.room -= count
+        return count
+
+    def sync(self, fd):
+        if self.sync_error:
+            raise self.sync_error
+        self.synced += 1
+        super().sync(fd)
+
+
+def events(audit):
+    return [e.data["n"] for e in audit.query(action="a.b")]
+
+
+def test_short_writes_are_finished(make_log):
+    """write(2) may take less than asked."""
+    files = Flaky()
+    audit = make_log(files=files)
+    files.short = 7
+    audit.record("a.b", data={"n": 1})
+    assert audit.verify(full=True).ok
+
+
+@pytest.mark.parametrize("room", [0, 1, 150, 230, 231, 232, 500])
+def test_a_full_disk_refuses_exactly_what_it_did_not_store(make_log, room):
+    """Acknowledged is stored, refused is not, wherever the line is cut."""
+    files = Flaky()
+    audit = make_log(files=files)
+    audit.record("a.b", data={"n": 0})
+    files.room = room
+    acknowledged = [0]
+    for n in range(1, 6):
+        try:
+            audit.record("a.b", data={"n": n})
+            acknowledged.append(n)
+        except AuditUnavailable as error:
+            assert "No space left" in error.reason
+    files.room = None
+    audit.record("a.b", data={"n": 9})
+    assert events(audit) == [*acknowledged, 9]
+    assert audit.verify(full=True).status in {"ok", "damaged"}
+
+
+def test_a_batch_on_a_full_disk_keeps_its_whole_lines(make_log):
+    """The first lines are stored and not reported as lost."""
+    files = Flaky()
+    audit = make_log(files=files, on_failure="drop")
+    audit.record("a.b", data={"n": -1})
+    files.room = 600
+    receipts = audit.record_many({"action": "a.b", "data": {"n": n}} for n in range(5))
+    files.room = None
+    fates = [r.fate for r in receipts]
+    assert 0 < fates.count("stored") < 5
+    audit.record("a.b", data={"n": 9})
+    assert events(audit) == [-1, *range(fates.count("stored")), 9]
+    gaps = list(audit.query(action="audit.gap"))
+    assert gaps[0].data["lost"] == fates.count("dropped")
+    assert audit.stats["lost"] == fates.count("dropped")
+
+
+def test_a_real_full_disk(folder, tmp_path):
+    """A file size limit stands in for the quota: EFBIG from the kernel itself."""
+    program = f"""
+import resource, signal, sys
+from maestro_audit_logger import Actor, AuditLogger, AuditUnavailable
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+audit = AuditLogger({str(folder)!r}, origin="x", actor=Actor.user("u"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+kept = []
+for n in range(40):
+    try:
+        audit.record("a.b", data={{"n": n}})
+        kept.append(n)
+    except AuditUnavailable:
+        pass
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+audit.record("a.b", data={{"n": 99}})
+assert [e.data["n"] for e in audit.query(action="a.b")] == [*kept, 99], kept
+assert 0 < len(kept) < 40
+audit.close()
+print(audit.verify(full=True).status)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False
+    )
+    assert done.stdout.strip() in {b"ok", b"damaged"}, done.stderr
+
+
+def test_a_failed_sync_is_never_retried(make_log, folder):
+    """The caller is told that it is uncertain; the next record has a new segment."""
+    files = Flaky()
+    audit = make_log(files=files, durability="commit")
+    audit.record("a.b", data={"n": 1})
+    files.sync_error = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(AuditUnavailable) as caught:
+        audit.record("a.b", data={"n": 2})
+    assert caught.value.uncertain
+    files.sync_error = None
+    audit.record("a.b", data={"n": 3})
+    assert len(list(folder.glob("0*.jsonl"))) == 2
+    assert events(audit) == [1, 2, 3]
+    assert audit.verify(full=True).ok
+
+
+def test_spilled_events_are_kept_elsewhere_and_the_log_says_so(make_log, tmp_path):
+    """A second folder takes them, synced; the gap record has their digest."""
+    files = Flaky()
+    audit = make_log(files=files, on_failure="spill", spill_to=tmp_path / "spill")
+    files.room = 0
+    receipt = audit.record("a.b", data={"n": 1})
+    assert (receipt.fate, receipt.seq) == ("spilled", 0)
+    files.room = None
+    audit.record("a.b", data={"n": 2})
+    spilled = next((tmp_path / "spill").iterdir()).read_text("utf-8")
+    assert json.loads(spilled)["data"] == {"n": 1}
+    gap = next(audit.query(action="audit.gap"))
+    assert gap.data["spilled"] == 1
+    assert audit.verify().ok
+
+
+def test_an_action_does_not_run_without_its_intent(make_log):
+    """Fail closed: no record, no deed."""
+    files = Flaky()
+    audit = make_log(files=files)
+    audit.record("a.b")
+    files.room = 0
+    ran = []
+    with pytest.raises(AuditUnavailable), audit.action("user.delete"):
+        ran.append(1)
+    files.room = None
+    assert ran == []
+
+
+def test_one_call_may_have_its_own_policy(make_log):
+    """A page view may be dropped where a payment may not."""
+    files = Flaky()
+    audit = make_log(files=files)
+    audit.record("a.b")
+    files.room = 0
+    assert audit.record("page.view", on_failure="drop").fate == "dropped"
+    with pytest.raises(AuditUnavailable):
+        audit.record("payment.send")
+    files.room = None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path):
+    """At once, and by its name."""
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(AuditUnavailable):
+            AuditLogger(tmp_path / "audit", origin="x")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    """Also for root: a file stands where the folder should be."""
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(AuditUnavailable):
+        AuditLogger(tmp_path / "file" / "audit", origin="x")
+
+
+def test_a_fork_in_the_midst_of_writing_leaves_both_able_to_write(make_log):
+    """Threads hold every lock while the process forks; the child starts afresh."""
+    audit = make_log(durability="commit")
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            audit.record("a.parent")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    children = []
+    try:
+        for number in range(5):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    signal.alarm(20)
+                    for n in range(10):
+                        audit.record("a.child", data={"child": number, "n": n})
+                    os._exit(0)
+                except BaseException:
+                    os._exit(1)
+            children.append(pid)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert codes == [0] * 5
+    assert len(list(audit.query(action="a.child"))) == 50
+    assert audit.verify(full=True).ok
+
+
+def test_a_signal_handler_that_records_is_refused_not_deadlocked(make_log):
+    """It runs in the middle of this thread's own write."""
+    caught = []
+    armed = []
+
+    class Interrupting(Files):
+        def write(self, fd, data):
+            if armed and not caught:
+                caught.append(None)
+                os.kill(os.getpid(), signal.SIGUSR1)
+                time.sleep(0.01)  # the handler runs here
+            return super().write(fd, data)
+
+    audit = make_log(files=Interrupting())
+
+    def handle(*_):
+        try:
+            audit.record("a.signal")
+        except AuditUnavailable as error:
+            caught.append(error)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    armed.append(True)
+    try:
+        audit.record("a.b")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert "signal handler" in str(caught[1:])
+    assert audit.verify().ok
+
+
+def test_every_prefix_of_the_last_write_recovers(make_log, folder):
+    """Cut the file at each byte of the last line, or fill it with zeros as a power
+    cut does: it opens, explains the damage, and goes on."""
+    with make_log() as audit:
+        audit.record("a.b", data={"n": 1})
+        audit.record("a.b", data={"n": 2})
+    for name in ("checkpoint", "checkpoints"):
+        (folder / name).unlink()
+    path = folder / f"{1:020d}.jsonl"
+    whole = path.read_bytes()
+    start = whole.rfind(b"\n", 0, -1) + 1
+    for cut in range(start, len(whole)):
+        for rest in (b"", b"\0" * (len(whole) - cut)):
+            path.write_bytes(whole[:cut] + rest)
+            for name in ("checkpoint", "checkpoints"):
+                (folder / name).unlink(missing_ok=True)
+            with make_log() as audit:
+                audit.record("a.b", data={"n": 3})
+            assert path.read_bytes().startswith(whole[:cut]), "never truncated"
+            report = verify_log(folder)
+            clean = cut == start and not rest
+            assert report.status == ("ok" if clean else "damaged"), report.explain()
+            assert events(audit)[:1] == [1]
+            assert events(audit)[-1] == 3
+
+
+def test_a_damaged_region_of_several_lines_is_explained_as_one(make_log, folder):
+    """Zeroed pages can hide line ends; lines after them are part of the damage."""
+    with make_log() as audit:
+        for n in range(9):
+            audit.record("a.b", data={"n": n})
+    for name in ("checkpoint", "checkpoints"):
+        (folder / name).unlink()
+    path = folder / f"{1:020d}.jsonl"
+    whole = bytearray(path.read_bytes())
+    ends = [at for at, byte in enumerate(whole) if byte == 10]
+    whole[ends[4] + 30 : ends[6] + 30] = bytes(ends[6] - ends[4])
+    path.write_bytes(bytes(whole))
+    assert verify_log(folder).status == "tampered"
+    with make_log() as audit:
+        audit.record("a.b", data={"n": 99})
+    report = verify_log(folder)
+    assert report.status == "damaged", report.explain()
+    assert [f.seq for f in report.findings] == [6]
+
+
+def test_a_limit_on_open_files_is_an_error_and_not_a_loss(make_log):
+    """EMFILE refuses the record; with room again it goes on."""
+    audit = make_log(segment_bytes=1500)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    audit.record("a.b", data={"n": 0})
+    used = os.dup(0)
+    os.close(used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+    stored = [0]
+    try:
+        for n in range(1, 20):
+            try:
+                audit.record("a.b", data={"n": n})
+                stored.append(n)
+            except AuditUnavailable:
+                pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    audit.record("a.b", data={"n": 99})
+    assert events(audit) == [*stored, 99]
+    assert audit.verify(full=True).ok
