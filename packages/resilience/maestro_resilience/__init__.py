@@ -1,0 +1,104 @@
+"""Guard sync and async calls: circuit breaker, retry and their companions.
+
+>>> from maestro_resilience import CircuitBreaker
+>>> billing = CircuitBreaker("billing", failure_rate=0.5, minimum_calls=20)
+>>> @billing
+... def invoices(user: str) -> list[str]:
+...     return ["i-1"]
+>>> invoices("ada"), billing.state.value
+(['i-1'], 'closed')
+
+Names load when they are first used, so importing this package costs little.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from maestro_resilience._breaker import CircuitBreaker, State
+    from maestro_resilience._budget import RetryBudget
+    from maestro_resilience._deadline import deadline, time_remaining
+    from maestro_resilience._metrics import BreakerMetrics
+    from maestro_resilience._policy import Policy
+    from maestro_resilience._retry import Retry
+    from maestro_resilience._waits import (
+        decorrelated_jitter,
+        equal_jitter,
+        full_jitter,
+    )
+    from maestro_resilience.errors import (
+        BulkheadFull,
+        CircuitOpen,
+        ConfigurationError,
+        DeadlineExceeded,
+        RateLimited,
+        Rejected,
+        ResilienceError,
+        TimeoutExceeded,
+        WorkersExhausted,
+    )
+
+_HOMES = {
+    "BreakerMetrics": "_metrics",
+    "BulkheadFull": "errors",
+    "CircuitBreaker": "_breaker",
+    "CircuitOpen": "errors",
+    "ConfigurationError": "errors",
+    "DeadlineExceeded": "errors",
+    "Policy": "_policy",
+    "RateLimited": "errors",
+    "Rejected": "errors",
+    "ResilienceError": "errors",
+    "Retry": "_retry",
+    "RetryBudget": "_budget",
+    "State": "_breaker",
+    "TimeoutExceeded": "errors",
+    "WorkersExhausted": "errors",
+    "deadline": "_deadline",
+    "decorrelated_jitter": "_waits",
+    "equal_jitter": "_waits",
+    "full_jitter": "_waits",
+    "time_remaining": "_deadline",
+}
+
+__all__ = [
+    "BreakerMetrics",
+    "BulkheadFull",
+    "CircuitBreaker",
+    "CircuitOpen",
+    "ConfigurationError",
+    "DeadlineExceeded",
+    "Policy",
+    "RateLimited",
+    "Rejected",
+    "ResilienceError",
+    "Retry",
+    "RetryBudget",
+    "State",
+    "TimeoutExceeded",
+    "WorkersExhausted",
+    "deadline",
+    "decorrelated_jitter",
+    "equal_jitter",
+    "full_jitter",
+    "time_remaining",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        import difflib
+
+        near = difflib.get_close_matches(name, __all__, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
