@@ -34,8 +34,11 @@ def main() -> int:
     if args.fix:
         run("ruff", "check", "-q", "--fix", *targets)
         return 0 if run("ruff", "format", "-q", *targets) else 1
-    failed = [name for name, command in checks(folders, targets, whole=not args.package)
-              if not report(name, command)]
+    failed = [
+        name
+        for name, command in checks(folders, targets, whole=not args.package)
+        if not report(name, command)
+    ]
     if failed:
         print(f"check: failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -56,9 +59,18 @@ def checks(
         ("types", ["mypy", *(part for m in modules for part in ("-p", m))]),
     ]
     found += [
-        (f"deptry {folder.name}", ["deptry", str(folder.relative_to(ROOT)),
-         "--config", str(folder / "pyproject.toml"), "--no-ansi",
-         "--extend-exclude", "tests|benchmarks"])
+        (
+            f"deptry {folder.name}",
+            [
+                "deptry",
+                str(folder.relative_to(ROOT)),
+                "--config",
+                str(folder / "pyproject.toml"),
+                "--no-ansi",
+                "--extend-exclude",
+                "tests|benchmarks",
+            ],
+        )
         for folder in folders
     ]
     if whole:
@@ -82,8 +94,12 @@ def report(name: str, command: list[str]) -> bool:
     started = time.monotonic()
     done = subprocess.run(
         [str(BIN / command[0]), *command[1:]],
-        cwd=ROOT, check=False, text=True, encoding="utf-8",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        check=False,
+        text=True,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     spent = time.monotonic() - started
     verdict = "ok" if done.returncode == 0 else "FAILED"
