@@ -5,7 +5,6 @@ RELEASE ?= .venv-release/bin/maestro-release
 PACKAGE ?=
 ARGS ?=
 export PYTHONSAFEPATH = 1
-export PYTHONWARNDEFAULTENCODING = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system lock format check test drills matrix bench build plan publish verify index clean release-setup

@@ -23,12 +23,14 @@ def main() -> int:
     )
     parser.add_argument("what", choices=["test", "drills"])
     parser.add_argument("--package")
-    parser.add_argument("rest", nargs="*")
-    args = parser.parse_args()
+    # Split here: argparse would take "--" with nothing after it for a mistake.
+    words = sys.argv[1:]
+    cut = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:cut])
     command = [sys.executable, "-P", "-m", "pytest", "-q"]
     if args.what == "drills":
         command += ["-m", "drill", "--timeout=600"]
-    command += args.rest
+    command += words[cut + 1 :]
     if args.package:
         folder = ROOT / "packages" / args.package
         if not folder.is_dir():
