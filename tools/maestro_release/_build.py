@@ -14,6 +14,7 @@ One JSON line per artefact goes to standard output:
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -23,7 +24,10 @@ def build(out: Path, kinds: list[str], folders: list[Path]) -> int:
     os.environ.pop("SOURCE_DATE_EPOCH", None)
     from poetry.core.masonry import api
 
-    hooks = {"wheel": api.build_wheel, "sdist": api.build_sdist}
+    hooks: dict[str, Callable[[str], str]] = {
+        "wheel": api.build_wheel,
+        "sdist": api.build_sdist,
+    }
     for folder in folders:
         os.chdir(folder)
         for kind in kinds:

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
+from maestro_resilience import Retry
 
-from maestro_release._siblings import Retry
 from maestro_release.errors import IndexFault, IndexRefused, IndexUnreachable
 from maestro_release.settings import Settings
 

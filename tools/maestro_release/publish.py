@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maestro_release._siblings import Retry
+from maestro_resilience import Retry
+
 from maestro_release.errors import Conflict, Difference, IndexFault, IndexUnreachable
 from maestro_release.index import TRANSIENT, Index
 from maestro_release.plan import Plan, PlannedFile
@@ -96,7 +97,7 @@ def publish(
 
     if wanted:
         try:
-            Retry(attempts=3, on=_Interrupted, wait=0.5).call(attempt)
+            Retry(attempts=3, on=_Interrupted, wait=[0.5, 2.0]).call(attempt)
         except _Interrupted as error:
             left = missing_files(wanted, index)
             done = len(wanted) - len(left)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from maestro_resilience import Retry
+
 from maestro_release import record, verify
-from maestro_release._siblings import Retry
 from maestro_release.build import Artefact, build
 from maestro_release.check import check
 from maestro_release.errors import GateFailed, UsageFault, VerifyFailed

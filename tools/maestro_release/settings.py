@@ -85,12 +85,13 @@ def read_file(path: Path) -> dict[str, Any]:
     """Return the `index` section of the settings file, checked; {} without one."""
     if not path.exists():
         return {}
-    from maestro_release._siblings import load_settings
+    from maestro_yaml_config_parser import load
+    from maestro_yaml_config_parser.errors import ConfigError
 
     try:
-        document = load_settings(path)
-    except Exception as error:
-        raise UsageFault(f"{path}: {error}") from error
+        document = load(path).to_dict()
+    except ConfigError as error:
+        raise UsageFault(str(error)) from error
     section = document.get("index") or {}
     if set(document) - {"index"} or not isinstance(section, dict):
         raise UsageFault(f"{path}: one section `index` is allowed, with settings in it")

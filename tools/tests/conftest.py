@@ -1,6 +1,8 @@
 """A checkout with small packages, a real index, and a front that misbehaves."""
 
+import contextlib
 import http.client
+import io
 import os
 import shutil
 import subprocess
@@ -10,11 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 from maestro_index import control
+from maestro_release import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +44,14 @@ dependencies = [{requires}]
 [tool.poetry]
 packages = [{{ include = "maestro_{name}" }}]
 """
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @dataclass
@@ -92,17 +105,16 @@ class Checkout:
             **more,
         }
 
-    def release(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run the command to its end."""
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.env(**more),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            check=False,
-            timeout=100,
-        )
+    def release(self, *arguments: str, **more: str) -> Done:
+        """Run the command to its end, in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self.env(**more), clear=True),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            code = cli.run([*arguments, "--root", str(self.root)])
+        return Done(code, out.getvalue(), err.getvalue())
 
     def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
         """Start the command in a process group of its own."""
@@ -115,6 +127,28 @@ class Checkout:
             encoding="utf-8",
             start_new_session=True,
         )
+
+
+@pytest.fixture(scope="session")
+def passed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in which all checkouts of a run note the bytes that passed the gates."""
+    return tmp_path_factory.mktemp("passed") / "checked.json"
+
+
+@pytest.fixture
+def two(checkout: Checkout, passed: Path) -> Iterator[Checkout]:
+    """A checkout with two packages; builds are reproducible, so gates run once."""
+    extras = 'x = ["maestro-beta"]'
+    checkout.package("alpha", requires='"maestro-beta>=1"', extras=extras)
+    code = '"""Beta."""\n\n__all__ = ["ANSWER"]\n\nANSWER = 42\n'
+    checkout.package("beta", code=code)
+    mine = checkout.root / ".maestro" / "checked.json"
+    mine.parent.mkdir()
+    if passed.exists():
+        shutil.copyfile(passed, mine)
+    yield checkout
+    if mine.exists():
+        shutil.copyfile(mine, passed)
 
 
 @pytest.fixture
@@ -212,10 +246,28 @@ class QuietServer(ThreadingHTTPServer):
         """A client that was killed leaves its connection: not worth a line."""
 
 
+@pytest.fixture(scope="session")
+def shared_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[control.Running]:
+    """One real index for all tests with a front; each leaves it empty."""
+    folder = tmp_path_factory.mktemp("index")
+    yield control.ensure_running(folder, 0)
+    control.stop(folder)
+
+
+def empty(running: control.Running) -> None:
+    """Delete every component, as an administrator would."""
+    with requests.Session() as session:
+        session.auth = (running.user, running.password)
+        components = f"{running.url}/service/rest/v1/components"
+        page = session.get(components, params={"repository": "pypi-hosted"}).json()
+        for item in page["items"]:
+            session.delete(f"{components}/{item['id']}").raise_for_status()
+
+
 @pytest.fixture
-def front(checkout: Checkout) -> Iterator[Front]:
-    """A front before the checkout's index; the checkout publishes through it."""
-    running = control.ensure_running(checkout.root, 0)
+def front(checkout: Checkout, shared_index: control.Running) -> Iterator[Front]:
+    """A front before a real index; the checkout publishes through it."""
+    running = shared_index
     made = Front(running.url)
     made.server = QuietServer(("127.0.0.1", 0), handler_for(made))
     thread = threading.Thread(target=made.server.serve_forever, args=(0.05,))
@@ -229,3 +281,4 @@ def front(checkout: Checkout) -> Iterator[Front]:
     made.server.shutdown()
     made.server.server_close()
     thread.join()
+    empty(running)

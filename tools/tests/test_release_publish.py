@@ -22,17 +22,6 @@ FILES = {
 }
 
 
-@pytest.fixture
-def two(checkout):
-    checkout.package(
-        "alpha", requires='"maestro-beta>=1"', extras='x = ["maestro-beta"]'
-    )
-    checkout.package(
-        "beta", code='"""Beta."""\n\n__all__ = ["ANSWER"]\n\nANSWER = 42\n'
-    )
-    return checkout
-
-
 def result(done):
     return json.loads(done.stdout)
 
@@ -42,7 +31,7 @@ def listed(checkout):
     from maestro_release.index import open_index
     from maestro_release.settings import read_settings
 
-    settings = read_settings(checkout.root, environ={"MAESTRO_INDEX_PORT": "0"})
+    settings = read_settings(checkout.root, environ=checkout.environment)
     with contextlib.closing(open_index(settings, checkout.root)) as index:
         names = ["maestro-alpha", "maestro-beta"]
         found = index.files_of_all(names, index.hosted)
