@@ -1,14 +1,11 @@
 """A real index on a free port."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from maestro_index import control
 
-sys.path.insert(0, str(Path(__file__).parent))
-from index_client import Client
+from .index_client import Client
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import json
 import stat
 
 import pytest
-from index_client import Client, make_sdist, make_wheel
+
+from .index_client import Client, make_sdist, make_wheel
 
 JSON = {"Accept": "application/vnd.pypi.simple.v1+json"}
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import requests
-from index_client import Client, make_wheel
 from maestro_index import control
+
+from .index_client import Client, make_wheel
 
 
 def kill(client: Client) -> None:

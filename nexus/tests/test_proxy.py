@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from index_client import Client, make_wheel
 from maestro_index import control
+
+from .index_client import Client, make_wheel
 
 
 @dataclass
