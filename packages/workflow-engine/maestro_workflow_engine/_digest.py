@@ -1,0 +1,93 @@
+"""What a step is made of, as a hash: for noticing changes, and for the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ._expression import Expression, Text
+from ._journal import Shape
+from ._model import Node, Ref, Spec
+
+
+def shape_of(nodes: Sequence[Node]) -> Shape:
+    """Return names, digests and dependencies of steps."""
+    known: dict[int, str] = {}
+    digests = []
+    for node in nodes:
+        spec = node.spec
+        base = known.get(id(spec))
+        if base is None:
+            base = known[id(spec)] = spec_digest(spec)
+        digests.append(_node_digest(node, base))
+    return Shape(
+        names=[node.name for node in nodes],
+        digests=digests,
+        needs=[list(node.needs) for node in nodes],
+    )
+
+
+def _node_digest(node: Node, base: str) -> str:
+    if not node.args and not node.kwargs and node.when is True and not node.mapping:
+        parts = f"{base}{node.needs}"
+    else:
+        parts = canonical(
+            [base, node.needs, node.args, node.kwargs, node.when, node.mapping]
+        )
+    return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
+
+
+def spec_digest(spec: Spec) -> str:
+    """Hash the code or command line of a step, or its `version` where it has one."""
+    if spec.version is not None:
+        made_of: Any = ["version", spec.version]
+    elif spec.kind == "command":
+        made_of = [list(spec.argv), spec.cwd, dict(spec.env or {})]
+    else:
+        made_of = source_of(spec.target)
+    text = canonical([spec.kind, made_of, bool(spec.once), spec.capture])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def source_of(function: Callable[..., Any] | None) -> str:
+    """Return a function's source text, or the best that stands for it."""
+    if function is None:
+        return ""
+    function = inspect.unwrap(function)
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            return f"{code.co_code.hex()} {code.co_names} {code.co_consts!r}"
+        return repr(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def cache_key(spec: Spec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return the key of a result: code and argument values, nothing else.
+
+    Raises:
+        TypeError: an argument is not plain data.
+    """
+    given = {name: value for name, value in kwargs.items() if name != "ctx"}
+    text = json.dumps([list(args), given], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{spec.name}\0{spec_digest(spec)}\0{text}".encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """Return JSON that is the same in every process, whatever the value holds."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_stand_in)
+
+
+def _stand_in(value: Any) -> Any:
+    if isinstance(value, Ref):
+        return {"ref": value.name, "path": list(map(str, value.path))}
+    if isinstance(value, Expression | Text):
+        return {"text": value.text}
+    if callable(value):
+        return {"code": source_of(value)}
+    # An address would differ in every process, so the type has to do.
+    return {"type": type(value).__qualname__}

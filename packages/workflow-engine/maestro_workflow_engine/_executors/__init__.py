@@ -1,0 +1,1 @@
+"""Where attempts run. Each module holds one kind of executor; none is imported early."""

@@ -1,0 +1,42 @@
+"""Run steps one after the other in the scheduler's own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import time
+from typing import final
+
+from .._model import Attempt, Outcome  # noqa: TID252 - a private subpackage
+
+
+@final
+class InlineExecutor:
+    """The simplest executor: no threads; a timeout is noticed when the step returns."""
+
+    slots = 1
+
+    def start(
+        self, attempts: Sequence[Attempt], done: Callable[[Outcome], None]
+    ) -> None:
+        """Run each attempt and report it."""
+        for attempt in attempts:
+            done(run_here(attempt, "inline"))
+
+    def cancel(self, attempt: Attempt) -> None:
+        """Do nothing: whoever could call this waits for the step itself."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""
+
+
+def run_here(attempt: Attempt, worker: str) -> Outcome:
+    """Call a step's function and turn whatever happens into an outcome."""
+    started = time()
+    try:
+        value = attempt.call()
+    except Exception as error:  # noqa: BLE001 - the edge: recorded in the outcome
+        return Outcome(attempt, None, error, started, time(), worker)
+    except SystemExit as error:  # a step must not end the engine
+        failed = RuntimeError(f"the step called sys.exit({error.code!r})")
+        return Outcome(attempt, None, failed, started, time(), worker)
+    return Outcome(attempt, value, None, started, time(), worker)

@@ -1,0 +1,648 @@
+"""The journal: one SQLite file that holds every run, so that none is lost.
+
+Events are only ever added; a run's state is a fold of them. One process owns a run
+at a time (an epoch that only grows, and a lease that its owner renews), and checks
+that in the same transaction in which it writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+from .errors import (
+    JournalBusyError,
+    JournalCorruptError,
+    JournalError,
+    JournalFullError,
+    JournalReadOnlyError,
+    JournalVersionError,
+    LeaseLostError,
+    ResultError,
+    RunNotFoundError,
+    did_you_mean,
+)
+
+VERSION = 1
+INLINE_BYTES = 4_096  # larger results go to the folder of objects
+HISTORY = 9  # durations remembered per step
+LEASE_SECONDS = 15.0
+
+_SCHEMA = """
+CREATE TABLE run(
+  key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, workflow TEXT NOT NULL,
+  source TEXT, params TEXT NOT NULL, digest TEXT NOT NULL, steps BLOB NOT NULL,
+  workers INTEGER NOT NULL, executor TEXT NOT NULL,
+  state TEXT NOT NULL, created REAL NOT NULL, finished REAL,
+  epoch INTEGER NOT NULL, owner TEXT NOT NULL, lease_until REAL NOT NULL);
+CREATE TABLE event(
+  seq INTEGER PRIMARY KEY, run INTEGER NOT NULL, step TEXT NOT NULL,
+  attempt INTEGER NOT NULL, kind TEXT NOT NULL, at REAL NOT NULL,
+  seconds REAL, worker TEXT, value TEXT, note TEXT);
+CREATE TABLE control(
+  seq INTEGER PRIMARY KEY, run INTEGER NOT NULL, verb TEXT NOT NULL,
+  argument TEXT, at REAL NOT NULL);
+CREATE TABLE duration(
+  workflow TEXT NOT NULL, step TEXT NOT NULL, run INTEGER NOT NULL,
+  seconds REAL NOT NULL, PRIMARY KEY(workflow, step, run)) WITHOUT ROWID;
+CREATE TABLE cache(key TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL)
+  WITHOUT ROWID;
+CREATE INDEX event_run ON event(run, seq);
+CREATE INDEX control_run ON control(run, seq);
+"""
+
+Row = tuple[int, str, int, str, float, float | None, str | None, str | None, str | None]
+Durability = Literal["process", "power"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What the journal knows of one run without reading its events."""
+
+    id: str
+    workflow: str
+    source: str | None
+    params: Mapping[str, Any]
+    digest: str
+    state: str
+    workers: int
+    executor: str
+    created: float
+    finished: float | None
+    epoch: int
+    owner: str
+    lease_until: float
+    key: int
+
+    @property
+    def live(self) -> bool:
+        """Whether a process that can still be alive owns the run."""
+        return owner_lives(self.owner, self.lease_until)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEvent:
+    """One line of the journal, as `Journal.events` yields it."""
+
+    seq: int
+    step: str
+    attempt: int
+    kind: str
+    at: float
+    seconds: float | None
+    worker: str | None
+    value: str | None
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The steps of a run: names, what each was made of, and what each waits for."""
+
+    names: list[str]
+    digests: list[str]
+    needs: list[list[int]]
+
+    def whole(self) -> str:
+        """Return one digest over all steps."""
+        parts = sorted(zip(self.names, self.digests, strict=True))
+        text = "\n".join(f"{name}\0{digest}" for name, digest in parts)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def pack(self) -> bytes:
+        """Return the shape as the journal keeps it."""
+        body = {"names": self.names, "digests": self.digests, "needs": self.needs}
+        return zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 1)
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Shape:
+        """Read what `pack` wrote."""
+        return cls(**json.loads(zlib.decompress(body)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What a run's events say, as far as a resume cares."""
+
+    succeeded: dict[str, str]  # step to encoded result
+    tries: dict[str, int]  # step to the number of its latest attempt
+    interrupted: list[str]
+    approved: set[str]
+    decided: dict[str, str]
+    compensating: bool
+    added: list[str]
+
+
+def owner_name() -> str:
+    """Name this process so that others can tell whether it is still alive."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def _started(pid: int) -> str:
+    """Return when a process began, as the kernel counts; tells pids apart."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return "?"
+    fields = text.rpartition(")")[2].split()
+    # A zombie has ended; only its parent has not looked yet.
+    return "?" if fields[0] == "Z" else fields[19]
+
+
+def owner_lives(owner: str, lease_until: float) -> bool:
+    """Tell whether a run's owner may still be at work.
+
+    On this machine the process table answers at once; elsewhere the lease does.
+    """
+    if not owner:
+        return False
+    host, _, rest = owner.rpartition(":")[0].rpartition(":")
+    if host == socket.gethostname() and Path("/proc").is_dir():
+        started = owner.rpartition(":")[2]
+        return started != "?" and _started(int(rest)) == started
+    return time.time() < lease_until
+
+
+@final
+class Journal:
+    """Where runs are written down. Give it to `WorkflowEngine(journal=...)`.
+
+    Args:
+        path: the SQLite file; large results go to `PATH.objects` beside it.
+        durability: "process" survives the death of the process (kill -9 included);
+            "power" also that of the machine, and costs an fsync a turn.
+
+    Raises:
+        JournalError: it cannot be created, read or written here.
+
+    One process writes a run at a time; any number may read. Not thread-safe: each
+    thread opens its own.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, durability: Durability = "process"
+    ) -> None:
+        self.path = Path(path)
+        self.durability = durability
+        self.objects = Path(f"{self.path}.objects")
+        self._encode = json.JSONEncoder(
+            ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        ).encode
+        with translated(self.path):
+            self._db = self._open()
+        try:
+            with translated(self.path):
+                self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            self.path, isolation_level=None, timeout=10, check_same_thread=False
+        )
+
+    def _prepare(self) -> None:
+        db = self._db
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise JournalVersionError(
+                self.path,
+                f"{self.path} has journal version {version}, this package writes "
+                f"{VERSION}; upgrade maestro-workflow-engine",
+            )
+        level = "FULL" if self.durability == "power" else "NORMAL"
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA synchronous={level}")
+        db.execute("PRAGMA wal_autocheckpoint=4000")
+        db.execute("PRAGMA cache_size=-16000")
+        if version == 0:
+            with self.transaction():
+                if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                    if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                        raise JournalCorruptError(
+                            self.path,
+                            f"{self.path} is an SQLite file of something else; choose "
+                            "another path for the journal",
+                        )
+                    for statement in _SCHEMA.strip().split(";\n"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version={VERSION}")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Journal({str(self.path)!r})"
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Do several writes as one: all or none."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    # -- runs ---------------------------------------------------------------
+
+    def create(
+        self,
+        run_id: str,
+        *,
+        workflow: str,
+        source: str | None,
+        params: Mapping[str, Any],
+        shape: Shape,
+        workers: int,
+        executor: str,
+    ) -> RunInfo:
+        """Write a new run down, owned by this process."""
+        now = time.time()
+        with translated(self.path):
+            try:
+                with self.transaction() as db:
+                    db.execute(
+                        "INSERT INTO run(id,workflow,source,params,digest,steps,workers,"
+                        "executor,state,created,epoch,owner,lease_until) "
+                        "VALUES(?,?,?,?,?,?,?,?,?,?,1,?,?)",
+                        (
+                            run_id, workflow, source, self._encode(dict(params)),
+                            shape.whole(), shape.pack(), workers, executor,
+                            "running", now, owner_name(), now + LEASE_SECONDS,
+                        ),
+                    )  # fmt: skip
+            except sqlite3.IntegrityError:
+                raise JournalError(
+                    self.path, f"run {run_id!r} exists already; resume it or choose another name"
+                ) from None
+        return self.info(run_id)
+
+    def info(self, run_id: str) -> RunInfo:
+        """Return a run by its id.
+
+        Raises:
+            RunNotFoundError: there is none.
+        """
+        with translated(self.path):
+            found = list(self._infos("WHERE id=?", (run_id,)))
+            if found:
+                return found[0]
+            known = [row[0] for row in self._db.execute("SELECT id FROM run")]
+        raise RunNotFoundError(
+            run_id,
+            f"there is no run {run_id!r} in {self.path}{did_you_mean(run_id, known)}",
+        )
+
+    def runs(self, limit: int = 100) -> list[RunInfo]:
+        """Return the latest runs, newest first."""
+        with translated(self.path):
+            return list(self._infos("ORDER BY key DESC LIMIT ?", (limit,)))
+
+    def _infos(self, where: str, values: tuple[Any, ...]) -> Iterator[RunInfo]:
+        rows = self._db.execute(
+            "SELECT key,id,workflow,source,params,digest,state,workers,executor,"  # noqa: S608
+            f"created,finished,epoch,owner,lease_until FROM run {where}",
+            values,
+        )
+        for row in rows:
+            yield RunInfo(
+                key=row[0], id=row[1], workflow=row[2], source=row[3],
+                params=json.loads(row[4]), digest=row[5], state=row[6],
+                workers=row[7], executor=row[8], created=row[9], finished=row[10],
+                epoch=row[11], owner=row[12], lease_until=row[13],
+            )  # fmt: skip
+
+    def shape(self, key: int) -> Shape:
+        """Return the steps of a run as they were defined."""
+        with translated(self.path):
+            row = self._db.execute("SELECT steps FROM run WHERE key=?", (key,)).fetchone()
+        return Shape.unpack(row[0])
+
+    def take_over(self, run_id: str, shape: Shape | None = None) -> RunInfo:
+        """Make this process the owner of a run that nobody else works on.
+
+        Raises:
+            JournalBusyError: its owner is alive.
+        """
+        with translated(self.path):
+            with self.transaction() as db:
+                info = self.info(run_id)
+                if info.live:
+                    raise JournalBusyError(self.path, run_id, info.owner)
+                db.execute(
+                    "UPDATE run SET epoch=epoch+1,owner=?,lease_until=?,state='running',"
+                    "finished=NULL WHERE key=?",
+                    (owner_name(), time.time() + LEASE_SECONDS, info.key),
+                )
+                if shape is not None:
+                    db.execute(
+                        "UPDATE run SET digest=?,steps=? WHERE key=?",
+                        (shape.whole(), shape.pack(), info.key),
+                    )
+        return self.info(run_id)
+
+    # -- events -------------------------------------------------------------
+
+    def events(self, run_id: str, after: int = 0) -> Iterator[JournalEvent]:
+        """Yield a run's events in their order, those after a sequence number."""
+        key = self.info(run_id).key
+        with translated(self.path):
+            rows = self._db.execute(
+                "SELECT seq,step,attempt,kind,at,seconds,worker,value,note FROM event "
+                "WHERE run=? AND seq>? ORDER BY seq",
+                (key, after),
+            )
+            for row in rows:
+                yield JournalEvent(
+                    seq=row[0], step=row[1], attempt=row[2], kind=row[3], at=row[4],
+                    seconds=row[5], worker=row[6], value=row[7], note=row[8],
+                )  # fmt: skip
+
+    def past(self, key: int) -> Past:
+        """Fold a run's events into what a resume has to know."""
+        with translated(self.path):
+            db = self._db
+            # One query a question: each result becomes a dict without a Python loop.
+            rows = db.execute(
+                "SELECT step,value FROM event WHERE run=? AND kind='succeeded'", (key,)
+            )
+            succeeded = dict(rows)
+            tries = dict(
+                db.execute(
+                    "SELECT step,attempt FROM event WHERE run=? AND kind='started' "
+                    "ORDER BY seq",
+                    (key,),
+                )
+            )
+            ended = dict(
+                db.execute(
+                    "SELECT step,attempt FROM event WHERE run=? AND kind IN "
+                    "('failed','retrying','cancelled') ORDER BY seq",
+                    (key,),
+                )
+            )
+            others = db.execute(
+                "SELECT step,kind,note FROM event WHERE run=? AND kind IN "
+                "('approved','skipped','decided','compensating','added') ORDER BY seq",
+                (key,),
+            ).fetchall()
+        interrupted = [
+            step
+            for step in tries.keys() - succeeded.keys()
+            if ended.get(step) != tries[step]
+        ]
+        return Past(
+            succeeded=succeeded,
+            tries=tries,
+            interrupted=sorted(interrupted),
+            approved={s for s, kind, _ in others if kind == "approved"},
+            decided={s: str(note) for s, kind, note in others if kind == "decided"},
+            compensating=any(kind == "compensating" for _, kind, _ in others),
+            added=[str(note) for _, kind, note in others if kind == "added"],
+        )
+
+    def commit(self, info: RunInfo, rows: Sequence[Row]) -> None:
+        """Add a turn's events in one transaction, unless the run has a new owner."""
+        with translated(self.path), self.transaction() as db:
+            self._guard(db, info)
+            db.executemany(
+                "INSERT INTO event(run,step,attempt,kind,at,seconds,worker,value,note) "
+                "VALUES(?,?,?,?,?,?,?,?,?)",
+                rows,
+            )
+
+    def _guard(self, db: sqlite3.Connection, info: RunInfo) -> None:
+        row = db.execute("SELECT epoch FROM run WHERE key=?", (info.key,)).fetchone()
+        if row is None or row[0] != info.epoch:
+            raise LeaseLostError(
+                self.path,
+                f"run {info.id!r} was taken over by another process; this one stops",
+            )
+
+    def finish(self, info: RunInfo, state: str) -> None:
+        """Write down how a run ended, and give it free."""
+        with translated(self.path), self.transaction() as db:
+            self._guard(db, info)
+            finished = None if state in ("waiting", "paused") else time.time()
+            db.execute(
+                "UPDATE run SET state=?,finished=?,owner='',lease_until=0 WHERE key=?",
+                (state, finished, info.key),
+            )
+
+    def set_state(self, info: RunInfo, state: str) -> None:
+        """Write a live run's state down: "running" or "paused"."""
+        with translated(self.path), self.transaction() as db:
+            self._guard(db, info)
+            db.execute("UPDATE run SET state=? WHERE key=?", (state, info.key))
+
+    def renew(self, info: RunInfo) -> None:
+        """Say that this process still works on the run."""
+        with translated(self.path), self.transaction() as db:
+            db.execute(
+                "UPDATE run SET lease_until=? WHERE key=? AND epoch=?",
+                (time.time() + LEASE_SECONDS, info.key, info.epoch),
+            )
+
+    # -- results ------------------------------------------------------------
+
+    def encode(self, step: str, attempt: int, value: Any) -> str:
+        """Return what stands for a result in an event.
+
+        Raises:
+            ResultError: JSON cannot hold it.
+        """
+        if value is None:
+            return "null"
+        try:
+            text = self._encode(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ResultError(
+                step,
+                attempt,
+                f"step {step!r} returned a {type(value).__name__} that the journal "
+                f"cannot keep ({error}); return plain data, or write a file and return "
+                "its path",
+            ) from None
+        if len(text) <= INLINE_BYTES:
+            return text
+        return "@" + self._store(text.encode())
+
+    def decode(self, text: str) -> Any:
+        """Return the result that `encode` wrote down."""
+        if not text.startswith("@"):
+            return json.loads(text)
+        digest = text[1:]
+        path = self.objects / digest[:2] / digest[2:]
+        try:
+            body = zlib.decompress(path.read_bytes())
+        except (OSError, zlib.error) as error:
+            raise JournalCorruptError(
+                path, f"the stored result {path} cannot be read: {error}"
+            ) from error
+        if hashlib.sha256(body).hexdigest() != digest:
+            raise JournalCorruptError(path, f"the stored result {path} was changed")
+        return json.loads(body)
+
+    def _store(self, body: bytes) -> str:
+        """Keep a large result under its hash; the same content is kept once."""
+        digest = hashlib.sha256(body).hexdigest()
+        path = self.objects / digest[:2] / digest[2:]
+        if not path.exists():
+            with translated(self.path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(f"{path.name}.{os.getpid()}")
+                with partial.open("wb") as file:
+                    file.write(zlib.compress(body, 1))
+                    file.flush()
+                    if self.durability == "power":
+                        os.fsync(file.fileno())
+                partial.replace(path)
+        return digest
+
+    # -- control, history, cache --------------------------------------------
+
+    def tell(self, run_id: str, verb: str, argument: str | None = None) -> None:
+        """Leave a message for the process that runs `run_id`."""
+        key = self.info(run_id).key
+        with translated(self.path), self.transaction() as db:
+            db.execute(
+                "INSERT INTO control(run,verb,argument,at) VALUES(?,?,?,?)",
+                (key, verb, argument, time.time()),
+            )
+
+    def told(self, key: int, after: int) -> list[tuple[int, str, str | None]]:
+        """Return the messages for a run after a sequence number."""
+        with translated(self.path):
+            return self._db.execute(
+                "SELECT seq,verb,argument FROM control WHERE run=? AND seq>? ORDER BY seq",
+                (key, after),
+            ).fetchall()
+
+    def last_control(self, key: int) -> int:
+        """Return the number of the latest message, to listen from there."""
+        with translated(self.path):
+            row = self._db.execute(
+                "SELECT coalesce(max(seq),0) FROM control WHERE run=?", (key,)
+            ).fetchone()
+        return int(row[0])
+
+    def durations(self, workflow: str) -> dict[str, float]:
+        """Return the median of each step's latest durations, in seconds."""
+        found: dict[str, list[float]] = {}
+        with translated(self.path):
+            rows = self._db.execute(
+                "SELECT step,seconds FROM duration WHERE workflow=? ORDER BY step,run DESC",
+                (workflow,),
+            )
+            for step, length in rows:
+                times = found.setdefault(step, [])
+                if len(times) < HISTORY:
+                    times.append(length)
+        return {step: sorted(times)[len(times) // 2] for step, times in found.items()}
+
+    def remember(self, info: RunInfo, times: Iterable[tuple[str, float]]) -> None:
+        """Add a run's durations to the history that plans use."""
+        with translated(self.path), self.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO duration VALUES(?,?,?,?)",
+                ((info.workflow, step, info.key, length) for step, length in times),
+            )
+
+    def cached(self, key: str) -> str | None:
+        """Return the encoded result that is cached under a key."""
+        with translated(self.path):
+            row = self._db.execute(
+                "SELECT value FROM cache WHERE key=?", (key,)
+            ).fetchone()
+        return None if row is None else str(row[0])
+
+    def keep(self, entries: Sequence[tuple[str, str]]) -> None:
+        """Add results to the cache."""
+        now = time.time()
+        with translated(self.path), self.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO cache VALUES(?,?,?)",
+                ((key, value, now) for key, value in entries),
+            )
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's and the system's errors into ours, saying what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translate(path, error) from error
+    except OSError as error:
+        raise JournalFullError(path, f"{path} cannot be written: {error}") from error
+
+
+def _translate(path: Path, error: sqlite3.Error) -> JournalError:
+    text = str(error)
+    if "full" in text or "disk I/O" in text:
+        return JournalFullError(
+            path,
+            f"{path} cannot grow ({text}); what is committed is safe: free some space, "
+            "then resume the run",
+        )
+    if "readonly" in text or "unable to open" in text:
+        return JournalReadOnlyError(
+            path,
+            f"{path} cannot be opened for writing ({text}); check that its folder "
+            "exists and may be written by this user",
+        )
+    if "not a database" in text or "malformed" in text:
+        return JournalCorruptError(path, f"{path} is not a journal ({text})")
+    return JournalError(path, f"{path}: {text}")
+
+
+@final
+class Heartbeat:
+    """Renews a run's lease from a thread of its own, also while a step blocks."""
+
+    def __init__(self, path: Path, info: RunInfo) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._beat, args=(path, info), name="maestro-lease", daemon=True
+        )
+        self._thread.start()
+
+    def _beat(self, path: Path, info: RunInfo) -> None:
+        journal: Journal | None = None
+        while not self._stop.wait(LEASE_SECONDS / 3):
+            # A full disk or a busy moment is the scheduler's to report; try again.
+            with contextlib.suppress(JournalError):
+                journal = journal or Journal(path)
+                journal.renew(info)
+        if journal is not None:
+            journal.close()
+
+    def stop(self) -> None:
+        """Stop and wait for the thread."""
+        self._stop.set()
+        self._thread.join()
+
+

@@ -1,0 +1,457 @@
+"""Forecasting a run: levels, critical path, and what more workers would gain."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, final
+
+from ._dispatch import Dispatcher, Needs, Policy
+from ._graph import Graph, bottom_levels, compile_graph, critical_path, levels
+from ._model import Ref
+
+if TYPE_CHECKING:
+    from ._define import Workflow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRow:
+    """The forecast for one number of workers; times in seconds.
+
+    `waves` and `wave_seconds` are for batches: as many steps of a level as there
+    are workers, then wait for all of them. `seconds` is for starting each step as
+    soon as it can, the longest way to the end first; it is what a run does.
+    `bound` is what no schedule can beat: the critical path, or work over workers.
+    """
+
+    workers: int
+    waves: int
+    wave_seconds: float
+    wave_speedup: float
+    seconds: float
+    speedup: float
+    bound: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """Where a schedule puts one step; seconds from the start of the run."""
+
+    step: str
+    worker: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierRule:
+    """The tier of one step, and the reason in words."""
+
+    step: str
+    tier: str
+    reason: str
+
+
+@dataclass(kw_only=True)  # without slots, for the cached property
+class Tasks:
+    """What a plan schedules: steps, the items of maps, and joins that take no time."""
+
+    graph: Graph
+    names: list[str]
+    durations: list[float]
+    needs: list[Needs] | None
+    instant: frozenset[int]
+    node_of: list[int] | None  # the step of each task; None when they are the same
+    pools: dict[str, int]
+
+    @cached_property
+    def bottom(self) -> list[float]:
+        return bottom_levels(self.graph, self.durations)
+
+
+def simulate(
+    tasks: Tasks,
+    priorities: Sequence[float],
+    workers: int,
+    *,
+    policy: Policy = "critical-path",
+    placed: list[tuple[int, int, float, float]] | None = None,
+) -> float:
+    """Return the makespan of a run on a virtual clock. O(n log n).
+
+    With `placed`, tuples (task, worker, start, end) are added to it.
+    """
+    durations, needs = tasks.durations, tasks.needs
+    successors, instant = tasks.graph.successors, tasks.instant
+    waits = tasks.graph.waits.copy()
+    dispatcher = Dispatcher(tasks.pools, policy)
+    push, take = dispatcher.push, dispatcher.take
+    for index in [i for i, count in enumerate(waits) if not count]:
+        push(index, priorities[index], needs[index] if needs else ())
+    running: list[tuple[float, int]] = []
+    lanes = list(range(workers - 1, -1, -1))
+    lane: dict[int, int] = {}
+    free, now = workers, 0.0
+    while True:
+        while free:
+            index = take()
+            if index < 0:
+                break
+            if index in instant:
+                end = now  # takes no worker
+            else:
+                end = now + durations[index]
+                free -= 1
+                if placed is not None:
+                    lane[index] = lanes.pop()
+                    placed.append((index, lane[index], now, end))
+            heappush(running, (end, index))
+        if not running:
+            return now
+        now = running[0][0]
+        # All that ends now is seen before anything starts.
+        while running and running[0][0] == now:
+            index = heappop(running)[1]
+            if index not in instant:
+                free += 1
+                if placed is not None:
+                    lanes.append(lane.pop(index))
+            if needs and needs[index]:
+                dispatcher.release(needs[index])
+            for other in successors[index]:
+                waits[other] -= 1
+                if not waits[other]:
+                    push(other, priorities[other], needs[other] if needs else ())
+
+
+def search(
+    tasks: Tasks, workers: int, *, tries: int, seed: int = 1
+) -> tuple[float, list[float]]:
+    """Return the best makespan of `tries` schedules, and the priorities that give it.
+
+    The first is highest-level-first; the others shake its priorities a little.
+    Stops at the first schedule that no other can beat.
+    """
+    best_priorities = tasks.bottom
+    best = simulate(tasks, best_priorities, workers)
+    bound = max(max(tasks.bottom, default=0.0), sum(tasks.durations) / workers)
+    rng = random.Random(seed)
+    for turn in range(1, tries):
+        if best <= bound * (1 + 1e-12):
+            break
+        spread = (0.05, 0.15, 0.3, 0.6)[turn % 4]
+        shaken = [p * (1 + spread * rng.random()) for p in tasks.bottom]
+        length = simulate(tasks, shaken, workers)
+        if length < best:
+            best, best_priorities = length, shaken
+    return best, best_priorities
+
+
+def tasks_of(
+    workflow: Workflow, durations: Mapping[str, float] | None = None
+) -> tuple[Tasks, dict[str, int]]:
+    """Lay a workflow out as tasks; also count where the durations came from."""
+    known = durations or {}
+    names: list[str] = []
+    times: list[float] = []
+    needs: list[Sequence[int]] = []
+    pools: list[Needs] = []
+    instant: list[int] = []
+    node_of: list[int] = []
+    sources = {"history": 0, "estimate": 0, "assumed": 0}
+    extra: list[tuple[int, Sequence[int], float, str]] = []
+    for index, node in enumerate(workflow.nodes):
+        spec = node.spec
+        names.append(node.name)
+        needs.append(node.needs)
+        node_of.append(index)
+        if spec.kind in ("gate", "barrier"):
+            times.append(0.0)
+            pools.append(())
+            instant.append(index)
+            continue
+        if node.name in known:
+            length, source = known[node.name], "history"
+        elif spec.estimate is not None:
+            length, source = spec.estimate, "estimate"
+        else:
+            length, source = 1.0, "assumed"
+        sources[source] += 1
+        if node.mapping is None:
+            times.append(length)
+            pools.append(spec.pools)
+            continue
+        mapping = node.mapping
+        count = mapping.expect
+        if not isinstance(mapping.items, Ref) and isinstance(mapping.items, list):
+            count = len(mapping.items)
+        times.append(0.0)
+        pools.append(())
+        instant.append(index)
+        extra.append((index, node.needs, length, node.name))
+        children = -(-count // mapping.chunk)
+        extra += [extra.pop()] * children
+    for index, before, length, name in extra:
+        position = len(names)
+        names.append(f"{name}[{len(needs[index]) - len(before)}]")
+        times.append(length)
+        needs.append(before)
+        pools.append(workflow.nodes[index].spec.pools)
+        needs[index] = [*needs[index], position] if len(extra) < 2_000 else needs[index]
+        node_of.append(index)
+    if len(extra) >= 2_000:  # the same in one go: no quadratic copying
+        joins: dict[int, list[int]] = {}
+        for offset, (index, *_) in enumerate(extra, start=len(workflow.nodes)):
+            joins.setdefault(index, []).append(offset)
+        for index, positions in joins.items():
+            needs[index] = [*needs[index], *positions]
+    tasks = Tasks(
+        graph=compile_graph(needs),
+        names=names,
+        durations=times,
+        needs=pools if any(pools) else None,
+        instant=frozenset(instant),
+        node_of=node_of if extra else None,
+        pools=dict(workflow.pools),
+    )
+    return tasks, sources
+
+
+def make_plan(
+    workflow: Workflow,
+    workers: int | Iterable[int],
+    *,
+    durations: Mapping[str, float] | None = None,
+    search: int = 0,
+) -> Plan:
+    """Check the workflow and return its plan for these numbers of workers."""
+    counts = (workers,) if isinstance(workers, int) else tuple(workers)
+    for count in counts:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"expected 1 or more workers, got {count!r}")
+    workflow.validate()
+    tasks, sources = tasks_of(workflow, durations)
+    return Plan(workflow, tasks, counts, sources, tries=search)
+
+
+@final
+class Plan:
+    """The forecast of a workflow: what depends on what, how long, with how many.
+
+    `print(plan)` shows it all; `rows` has the table, `as_dict()` everything.
+    """
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        tasks: Tasks,
+        workers: tuple[int, ...],
+        sources: dict[str, int],
+        *,
+        tries: int = 0,
+    ) -> None:
+        self.workflow = workflow.name
+        self.workers = workers
+        self.sources = sources
+        self._tasks = tasks
+        self._tries = tries
+        self._steps = len(workflow.nodes)
+        self._priorities: dict[int, list[float]] = {}
+
+    def __len__(self) -> int:
+        return self._steps
+
+    @property
+    def work(self) -> float:
+        """The sum of all durations in seconds: the time one worker needs."""
+        return math.fsum(self._tasks.durations)
+
+    @cached_property
+    def critical_path(self) -> tuple[str, ...]:
+        """The longest chain of steps, which no number of workers shortens."""
+        path = critical_path(self._tasks.graph, self._tasks.bottom)
+        return tuple(self._tasks.names[i] for i in path if i not in self._tasks.instant)
+
+    @property
+    def critical_seconds(self) -> float:
+        """The length of the critical path in seconds."""
+        return max(self._tasks.bottom, default=0.0)
+
+    @cached_property
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """The steps by level: each needs something of the level before it."""
+        found: list[list[str]] = []
+        for index, level in enumerate(levels(self._tasks.graph)):
+            while len(found) <= level:
+                found.append([])
+            if index not in self._tasks.instant:
+                found[level].append(self._tasks.names[index])
+        return tuple(tuple(names) for names in found if names)
+
+    @cached_property
+    def rows(self) -> tuple[PlanRow, ...]:
+        """One forecast for each number of workers."""
+        return tuple(self.row(count) for count in self.workers)
+
+    def row(self, workers: int) -> PlanRow:
+        """Return the forecast for one number of workers."""
+        work = self.work
+        waves, wave_seconds = self._waves(workers)
+        length = self.makespan(workers)
+        return PlanRow(
+            workers=workers,
+            waves=waves,
+            wave_seconds=wave_seconds,
+            wave_speedup=work / wave_seconds if wave_seconds else 1.0,
+            seconds=length,
+            speedup=work / length if length else 1.0,
+            bound=max(self.critical_seconds, work / workers),
+        )
+
+    def makespan(self, workers: int) -> float:
+        """Return the forecast length of a run in seconds."""
+        if self._tries > 1:
+            length, self._priorities[workers] = search(
+                self._tasks, workers, tries=self._tries
+            )
+            return length
+        return simulate(self._tasks, self._tasks.bottom, workers)
+
+    def priorities(self, workers: int) -> list[float]:
+        """Return what the schedule of `makespan` ranks the tasks by."""
+        if self._tries > 1 and workers not in self._priorities:
+            self.makespan(workers)
+        return self._priorities.get(workers, self._tasks.bottom)
+
+    def schedule(self, workers: int) -> tuple[Placed, ...]:
+        """Return where and when each step would run."""
+        placed: list[tuple[int, int, float, float]] = []
+        simulate(self._tasks, self.priorities(workers), workers, placed=placed)
+        return tuple(
+            Placed(step=self._tasks.names[i], worker=lane, start=start, end=end)
+            for i, lane, start, end in placed
+        )
+
+    def _waves(self, workers: int) -> tuple[int, float]:
+        """Count batches of `workers` steps, and add up the longest of each."""
+        groups: dict[int, list[float]] = {}
+        for index, level in enumerate(levels(self._tasks.graph)):
+            if index not in self._tasks.instant:
+                groups.setdefault(level, []).append(self._tasks.durations[index])
+        waves, total = 0, 0.0
+        for times in groups.values():
+            for start in range(0, len(times), workers):
+                waves += 1
+                total += max(times[start : start + workers])
+        return waves, total
+
+    @cached_property
+    def useful_workers(self) -> int:
+        """The number of workers from which more gain less than 1 % each."""
+        last, length = 1, self.makespan(1)
+        widest = max((len(level) for level in self.levels), default=1)
+        while last < widest and length > self.critical_seconds * 1.000001:
+            shorter = self.makespan(last + 1)
+            if shorter > length * 0.99 and self.makespan(2 * last) > length * 0.99:
+                break
+            last, length = last + 1, shorter
+        return last
+
+    def gains(self, workers: int, *, off: float = 0.1, top: int = 5) -> dict[str, float]:
+        """Return the seconds that a run gains when a step takes `off` less time.
+
+        Looks at the steps of the critical path, longest first.
+        """
+        tasks = self._tasks
+        path = [i for i in critical_path(tasks.graph, tasks.bottom) if tasks.durations[i]]
+        path.sort(key=lambda i: -tasks.durations[i])
+        before = simulate(tasks, tasks.bottom, workers)
+        found: dict[str, float] = {}
+        for index in path[:top]:
+            times = tasks.durations.copy()
+            times[index] *= 1 - off
+            faster = Tasks(
+                graph=tasks.graph, names=tasks.names, durations=times,
+                needs=tasks.needs, instant=tasks.instant, node_of=tasks.node_of,
+                pools=tasks.pools,
+            )  # fmt: skip
+            found[tasks.names[index]] = before - simulate(faster, faster.bottom, workers)
+        return found
+
+    def tiers(self) -> tuple[TierRule, ...]:
+        """Return each step's tier and why, for people who think in tiers.
+
+        A step that three or more others wait for is foundation; one on the critical
+        path is critical; one that nothing waits for is closing; the others are
+        standard. A view only: runs do not wait for tiers.
+        """
+        tasks = self._tasks
+        path = set(critical_path(tasks.graph, tasks.bottom))
+        found = []
+        for index in range(self._steps):
+            after = len(tasks.graph.successors[index])
+            if after >= 3:
+                tier, reason = "foundation", f"{after} steps wait for it"
+            elif index in path:
+                tier, reason = "critical", "it is on the longest chain"
+            elif not after:
+                tier, reason = "closing", "nothing waits for it"
+            else:
+                tier, reason = "standard", f"{after} waits for it, and there is slack"
+            found.append(TierRule(step=tasks.names[index], tier=tier, reason=reason))
+        return tuple(found)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the whole plan as plain data."""
+        return {
+            "workflow": self.workflow,
+            "steps": len(self),
+            "work": self.work,
+            "critical_path": list(self.critical_path),
+            "critical_seconds": self.critical_seconds,
+            "durations_from": dict(self.sources),
+            "useful_workers": self.useful_workers,
+            "rows": [
+                {name: getattr(row, name) for name in PlanRow.__slots__}
+                for row in self.rows
+            ],
+            "levels": [list(level) for level in self.levels],
+        }
+
+    def __str__(self) -> str:
+        path = list(self.critical_path)
+        shown = path if len(path) <= 12 else [*path[:6], "...", *path[-5:]]
+        sources = ", ".join(f"{n} {name}" for name, n in self.sources.items() if n)
+        useful = self.useful_workers
+        lines = [
+            f"{self.workflow}: {len(self)} steps in {len(self.levels)} levels, "
+            f"work {human(self.work)} (durations: {sources or 'none'})",
+            f"critical path {human(self.critical_seconds)}: {' -> '.join(shown)}",
+            "",
+            "workers  waves  by waves           event-driven        lower bound",
+        ]
+        for row in self.rows:
+            lines.append(
+                f"{row.workers:>7}  {row.waves:>5}  "
+                f"{human(row.wave_seconds):>9} {row.wave_speedup:>5.1f}x    "
+                f"{human(row.seconds):>9} {row.speedup:>5.1f}x    "
+                f"{human(row.bound):>9}"
+            )
+        lines += ["", f"more than {useful} worker{'s' * (useful != 1)} gain little"]
+        return "\n".join(lines)
+
+
+def human(length: float) -> str:
+    """Return a duration for people: 0.25s, 42s, 3m20s, 2h05m."""
+    if length < 10:
+        return f"{length:.3g}s"
+    if length < 120:
+        return f"{length:.0f}s"
+    minutes, rest = divmod(round(length), 60)
+    if minutes < 120:
+        return f"{minutes}m{rest:02d}s"
+    return f"{minutes // 60}h{minutes % 60:02d}m"

@@ -1,0 +1,447 @@
+"""The journal: resume after kill -9, one owner, refusals, large results."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import wf_steps as w
+from maestro_workflow_engine import Journal, Workflow, WorkflowEngine, step
+from maestro_workflow_engine.errors import (
+    ChangedError,
+    DecisionNeededError,
+    JournalBusyError,
+    JournalCorruptError,
+    JournalError,
+    JournalFullError,
+    JournalReadOnlyError,
+    JournalVersionError,
+    LeaseLostError,
+    ResultError,
+    RunError,
+    RunNotFoundError,
+)
+
+HERE = Path(__file__).parent
+
+
+def start(code, *args):
+    """Start Python code in a process of its own."""
+    head = f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", head + textwrap.dedent(code), *map(str, args)],
+        stderr=subprocess.DEVNULL,
+    )
+
+
+RUN = """
+import wf_steps
+from maestro_workflow_engine import WorkflowEngine
+journal, executor, workflow, folder, steps, pause = sys.argv[1:]
+with WorkflowEngine(executor, journal=journal) as engine:
+    try:
+        engine.resume("r")
+    except Exception:
+        template = getattr(wf_steps, workflow)
+        more = {"steps": int(steps)} if workflow == "layered" else {}
+        engine.run(template, run_id="r", folder=folder, pause=float(pause), **more)
+"""
+
+
+def executions(folder):
+    path = Path(folder) / "executions"
+    return Counter(path.read_text(encoding="utf-8").splitlines()) if path.exists() else Counter()
+
+
+def committed(journal):
+    """What the journal holds as done, with what is done twice."""
+    if not journal.exists():
+        return Counter()
+    db = sqlite3.connect(journal)
+    try:
+        rows = db.execute("SELECT step FROM event WHERE kind='succeeded'").fetchall()
+    except sqlite3.OperationalError:
+        rows = []
+    finally:
+        db.close()
+    return Counter(row[0] for row in rows)
+
+
+def crash_once(journal, executor, folder, steps, rng):
+    """Start (or resume) the run, kill it at a random moment; return what was lost."""
+    before = sum(executions(folder).values())
+    process = start(RUN, journal, executor, "layered", folder, steps, 0.002)
+    goal = before + rng.randrange(1, max(2, (steps - before) // 2))
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        if sum(executions(folder).values()) >= goal:
+            break
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return process.returncode == -signal.SIGKILL
+
+
+def crash_drill(executor, workers, kills, steps, tmp_path, seed):
+    """Kill a run again and again; then finish it and count."""
+    journal, folder = tmp_path / "runs.db", tmp_path
+    rng = random.Random(seed)
+    died = 0
+    for _ in range(kills):
+        done = committed(journal)
+        traces = executions(folder)
+        died += crash_once(journal, f"{executor}", folder, steps, rng)
+        # No step that was committed before this life ran in it.
+        time.sleep(0.02)  # a worker process may be in its last moments
+        for name in done:
+            assert executions(folder)[name] == traces[name], name
+    with WorkflowEngine(executor, journal=journal) as engine:
+        state = engine.journal.info("r").state
+        if state != "succeeded":
+            run = engine.resume("r").check()
+            assert run.counts == {"succeeded": steps}
+    ran = executions(folder)
+    done = committed(journal)
+    assert len(done) == steps
+    assert set(done.values()) == {1}, "a success was committed twice"
+    assert len(ran) == steps, "a step was lost"
+    again = sum(ran.values()) - steps
+    assert again <= died * in_flight(workers), (again, died)
+    return died
+
+
+def in_flight(workers):
+    return 2 * workers  # steps of 2 ms: at most twice the workers
+
+
+@pytest.mark.parametrize(
+    ("executor", "workers"), [("inline", 1), ("threads:4", 4), ("processes:2", 2)]
+)
+def test_kill_9_loses_no_step_and_repeats_no_committed_one(executor, workers, tmp_path):
+    assert crash_drill(executor, workers, 3, 150, tmp_path, 1) >= 1
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize(
+    ("executor", "workers", "kills"),
+    [("inline", 1, 30), ("threads:4", 4, 30), ("processes:2", 2, 20)],
+)
+def test_many_kills(executor, workers, kills, tmp_path):
+    died = crash_drill(executor, workers, kills, 2_000, tmp_path, 2)
+    assert died >= kills * 2 // 3
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.01)
+
+
+def test_a_second_resume_of_a_live_run_is_refused(tmp_path, journal_path):
+    process = start(RUN, journal_path, "threads:2", "layered", tmp_path, 40, 0.2)
+    try:
+        wait_for(lambda: executions(tmp_path))
+        with WorkflowEngine("inline", journal=journal_path) as engine:
+            with pytest.raises(JournalBusyError, match=str(process.pid)):
+                engine.resume("r")
+    finally:
+        process.kill()
+        process.wait()
+    with WorkflowEngine("threads:4", journal=journal_path) as engine:
+        engine.resume("r").check()
+
+
+def test_an_interrupted_once_step_asks(tmp_path, journal_path):
+    process = start(RUN, journal_path, "threads:2", "with_once", tmp_path, 0, 60)
+    wait_for(lambda: executions(tmp_path)["traced_once"])
+    process.kill()
+    process.wait()
+    with WorkflowEngine("inline", journal=journal_path) as engine:
+        with pytest.raises(DecisionNeededError, match="--retry STEP") as caught:
+            engine.resume("r")
+        assert caught.value.steps == ("traced_once",)
+        assert executions(tmp_path)["traced_once"] == 1
+        run = engine.resume("r", skip=["traced_once"])
+    assert run.state == "succeeded"
+    assert run.step("traced_once").state == "skipped"
+    assert executions(tmp_path) == {"traced": 1, "traced_once": 1}
+
+
+def test_a_resume_does_not_run_what_succeeded(journal_path):
+    calls = Counter()
+    broken = [True]
+
+    @step
+    def good(x):
+        calls["good"] += 1
+        return {"rows": [x]}
+
+    @step
+    def late(value):
+        calls["late"] += 1
+        if broken[0]:
+            raise ValueError("not yet")
+        return value["rows"][0]
+
+    def flow():
+        with Workflow("w") as made:
+            late(good(7))
+        return made
+
+    with WorkflowEngine("threads:2", journal=journal_path) as engine:
+        assert engine.run(flow(), run_id="r").state == "failed"
+        broken[0] = False
+        run = engine.resume("r", flow()).check()
+        assert run["late"] == 7
+        assert calls == {"good": 1, "late": 2}
+        with pytest.raises(RunError, match="nothing is left"):
+            engine.resume("r", flow())
+
+
+def test_a_gate_is_passed_by_a_resume(journal_path):
+    with WorkflowEngine("inline", journal=journal_path) as engine:
+        assert engine.run(w.gated, run_id="r").state == "waiting"
+        assert engine.resume("r").state == "waiting"
+        assert engine.resume("r", approve=["approve"]).check()["add"] == 42
+
+
+def test_items_of_a_map_are_resumed_one_by_one(journal_path):
+    calls = []
+    broken = [True]
+
+    @step
+    def item(x):
+        calls.append(x)
+        if x == 3 and broken[0]:
+            raise ValueError(x)
+        return x * x
+
+    def flow():
+        with Workflow("w") as made:
+            item.map(w.numbers(5))
+        return made
+
+    with WorkflowEngine("inline", journal=journal_path) as engine:
+        engine.run(flow(), run_id="r")
+        broken[0] = False
+        run = engine.resume("r", flow()).check()
+    assert run["item"] == [0, 1, 4, 9, 16]
+    assert Counter(calls) == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1}
+
+
+def test_changed_steps_are_listed_before_a_resume(journal_path):
+    def flow(argument, *, more=False):
+        with Workflow("w") as made:
+            w.fails(w.double(argument))
+            if more:
+                w.numbers(1)
+        return made
+
+    with WorkflowEngine("inline", journal=journal_path) as engine:
+        engine.run(flow(1), run_id="r")
+        with pytest.raises(ChangedError) as caught:
+            engine.resume("r", flow(2, more=True))
+        assert caught.value.changed == ("double",)
+        assert caught.value.added == ("numbers",)
+        assert "--accept-changes" in str(caught.value)
+        run = engine.resume("r", flow(2, more=True), accept_changes=True)
+    assert run["double"] == 2  # its result of before
+    assert run["numbers"] == [0]
+
+
+def test_a_compensation_that_was_interrupted_goes_on(journal_path):
+    undone = []
+
+    def undo(value):
+        if value == "first" and len(undone) == 1:
+            undone.append("died")
+            raise KeyboardInterrupt
+        undone.append(value)
+
+    @step(compensate=undo)
+    def book(what, *before):
+        return what
+
+    def flow():
+        with Workflow("w") as made:
+            w.fails(book("second", book("first")))
+        return made
+
+    with WorkflowEngine("inline", journal=journal_path) as engine:
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(flow(), run_id="r")
+        run = engine.resume("r", flow())
+    assert undone == ["second", "died", "first"]
+    assert run.step("undo:book").state == "succeeded"
+    assert run.step("fails").state == "cancelled"
+
+
+def test_large_results_are_kept_once_and_checked(journal_path):
+    @step
+    def big():
+        return ["x" * 10_000]
+
+    with Workflow("w") as flow:
+        w.fails(big(), big())
+    with WorkflowEngine("inline", journal=journal_path) as engine:
+        engine.run(flow, run_id="r")
+        files = [p for p in engine.journal.objects.rglob("*") if p.is_file()]
+        assert len(files) == 1
+        values = [e.value for e in engine.journal.events("r") if e.value]
+        assert engine.journal.decode(values[0]) == ["x" * 10_000]
+        files[0].write_bytes(b"changed")
+        with pytest.raises(JournalCorruptError, match="cannot be read"):
+            engine.journal.decode(values[0])
+
+
+def test_a_result_that_json_cannot_hold_fails_the_step(journal_path):
+    @step
+    def thing():
+        return object()
+
+    with Workflow("w") as flow:
+        thing()
+    with WorkflowEngine("inline", journal=journal_path) as engine:
+        run = engine.run(flow)
+    assert isinstance(run.errors["thing"], ResultError)
+    assert "plain data" in str(run.errors["thing"])
+
+
+def test_a_run_that_was_taken_over_stops_writing(journal_path):
+    with Journal(journal_path) as journal, WorkflowEngine("inline", journal=journal) as engine:
+
+        @step
+        def stolen():
+            other = sqlite3.connect(journal_path)
+            other.execute("UPDATE run SET epoch=epoch+1")
+            other.commit()
+            other.close()
+
+        with Workflow("w") as flow:
+            w.double(stolen())
+        with pytest.raises(LeaseLostError, match="taken over"):
+            engine.run(flow, run_id="r")
+        assert [e.kind for e in journal.events("r")] == ["started"]
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path):
+    """With a real limit: no file of this process may grow over 200 KB."""
+    code = """
+    import resource
+    import wf_steps
+    from maestro_workflow_engine import WorkflowEngine, Workflow
+    from maestro_workflow_engine.errors import JournalFullError
+    import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    with WorkflowEngine("threads:4", journal=sys.argv[1]) as engine:
+        try:
+            engine.run(wf_steps.layered, run_id="r", folder=sys.argv[2], steps=5000, pause=0.0)
+        except JournalFullError as error:
+            assert "free some space" in str(error), error
+            sys.exit(7)
+    """
+    journal = tmp_path / "runs.db"
+    assert start(code, journal, tmp_path).wait() == 7
+    before, done = executions(tmp_path), committed(journal)
+    assert 0 < len(done) < 5_000
+    with WorkflowEngine("threads:4", journal=journal) as engine:
+        engine.resume("r").check()
+    after = executions(tmp_path)
+    assert len(after) == 5_000
+    for name in done:
+        assert after[name] == before[name]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_clearly(tmp_path):
+    with pytest.raises(JournalReadOnlyError, match="folder exists"):
+        Journal(tmp_path / "missing" / "runs.db")
+    code = """
+    import os
+    from maestro_workflow_engine import Journal
+    from maestro_workflow_engine.errors import JournalReadOnlyError
+    os.chdir(sys.argv[1])
+    if os.getuid() == 0:
+        os.setuid(65534)
+    try:
+        Journal("runs.db")
+    except JournalReadOnlyError as error:
+        assert "may be written by this user" in str(error)
+        sys.exit(7)
+    """
+    with Journal(tmp_path / "runs.db"):
+        pass
+    for path in tmp_path.iterdir():
+        path.chmod(0o444)
+    tmp_path.chmod(0o555)
+    for parent in tmp_path.parents[:3]:
+        if os.getuid() == 0 and parent != Path("/tmp"):
+            parent.chmod(0o755)
+    try:
+        assert start(code, tmp_path).wait() == 7
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_other_files_and_later_versions_are_refused(tmp_path):
+    path = tmp_path / "other.db"
+    path.write_text("not a database, but long enough to be looked at " * 30, encoding="utf-8")
+    with pytest.raises(JournalCorruptError, match="not a journal"):
+        Journal(path)
+    db = sqlite3.connect(tmp_path / "foreign.db")
+    db.execute("CREATE TABLE t(x)")
+    db.commit()
+    db.close()
+    with pytest.raises(JournalCorruptError, match="something else"):
+        Journal(tmp_path / "foreign.db")
+    with Journal(tmp_path / "runs.db") as journal:
+        journal._db.execute("PRAGMA user_version=99")
+    with pytest.raises(JournalVersionError, match="upgrade"):
+        Journal(tmp_path / "runs.db")
+
+
+def test_unknown_and_repeated_runs_are_refused(journal_path):
+    with WorkflowEngine("inline", journal=journal_path) as engine:
+        engine.run(w.gated, run_id="nightly-1")
+        with pytest.raises(RunNotFoundError, match="did you mean 'nightly-1'"):
+            engine.resume("nightly-2")
+        with pytest.raises(JournalError, match="exists already"):
+            engine.run(w.gated, run_id="nightly-1")
+    with WorkflowEngine("inline") as engine, pytest.raises(RunError, match="no journal"):
+        engine.resume("x")
+
+
+def test_durations_of_earlier_runs_are_what_plans_use(journal_path):
+    nap = step(name="nap")(lambda: time.sleep(0.03))
+    with Workflow("w") as flow:
+        nap()
+    with WorkflowEngine("inline", journal=journal_path) as engine:
+        assert engine.plan(flow).sources["assumed"] == 1
+        engine.run(flow)
+        plan = engine.plan(flow)
+    assert plan.sources["history"] == 1
+    assert 0.03 <= plan.work < 0.5
+
+
+def test_a_journal_survives_power_loss_when_asked_to(journal_path):
+    with Journal(journal_path, durability="power") as journal:
+        assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+        with WorkflowEngine("threads:2", journal=journal) as engine:
+            engine.run(w.everything).check()
+
+
+def test_events_are_plain_json(journal_path):
+    with WorkflowEngine("inline", journal=journal_path) as engine:
+        engine.run(w.everything, run_id="r").check()
+        for event in engine.journal.events("r"):
+            if event.value:
+                json.loads(event.value)
+        assert JournalFullError.__mro__[1] is JournalError
