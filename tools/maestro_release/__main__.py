@@ -1,5 +1,6 @@
 """Entry point of the command maestro-release."""
 
+import os
 import sys
 
 
@@ -11,6 +12,9 @@ def main() -> int:
         return run()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # as with `maestro-release plan | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

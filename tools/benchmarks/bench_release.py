@@ -1,0 +1,280 @@
+"""Time the release tool against what people type without it.
+
+python bench_release.py [--short] [--json FILE]
+
+All programs run on the same made-up packages in interleaved rounds, from the
+environment of this interpreter. Each end-to-end round publishes to an embedded
+index that was emptied, and installs into a new environment.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+from maestro_index import control
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+MODULES = 5
+PYPROJECT = """\
+[build-system]
+requires = ["poetry-core>=2.0"]
+build-backend = "poetry.core.masonry.api"
+
+[project]
+name = "maestro-bench-{n}"
+version = "1.0.0"
+description = "Made up"
+readme = "README.md"
+license = "Apache-2.0"
+requires-python = ">=3.11"
+
+[tool.poetry]
+packages = [{{ include = "maestro_bench_{n}" }}]
+"""
+
+
+def make_packages(root: Path, count: int) -> None:
+    for n in range(count):
+        folder = root / "packages" / f"bench-{n}"
+        module = folder / f"maestro_bench_{n}"
+        module.mkdir(parents=True)
+        (module / "__init__.py").write_text('"""Made up."""\n', encoding="utf-8")
+        for m in range(MODULES):
+            body = (f"def f{i}(x):\n    return x + {i * m}\n\n\n" for i in range(40))
+            (module / f"m{m}.py").write_text("".join(body), encoding="utf-8")
+        (folder / "pyproject.toml").write_text(PYPROJECT.format(n=n), encoding="utf-8")
+        (folder / "README.md").write_text(f"# maestro-bench-{n}\n", encoding="utf-8")
+
+
+class Bench:
+    """The programs under test, each as a method that does the whole work once."""
+
+    def __init__(self, root: Path, count: int) -> None:
+        self.root = root
+        self.folders = [root / "packages" / f"bench-{n}" for n in range(count)]
+        self.names = [f"maestro-bench-{n}" for n in range(count)]
+        self.running = control.ensure_running(root, 0)
+        group = f"{self.running.url}/repository/pypi-group/simple"
+        hosted = f"{self.running.url}/repository/pypi-hosted/"
+        self.environ = os.environ | {
+            "MAESTRO_INDEX_PORT": "0",
+            "TWINE_USERNAME": self.running.user,
+            "TWINE_PASSWORD": self.running.password,
+            "TWINE_REPOSITORY_URL": hosted,
+            "UV_PUBLISH_USERNAME": self.running.user,
+            "UV_PUBLISH_PASSWORD": self.running.password,
+            "UV_PUBLISH_URL": hosted,
+            "GROUP": group,
+        }
+        self.group = group
+
+    def run(self, *command: object) -> None:
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=self.environ,
+            cwd=self.root,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            sys.exit(f"{command}: {done.stdout}{done.stderr}")
+
+    def clean(self) -> None:
+        """Back to the beginning: nothing built, nothing published."""
+        for name in ("dist", ".maestro", "env"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        with requests.Session() as session:
+            session.auth = (self.running.user, self.running.password)
+            components = f"{self.running.url}/service/rest/v1/components"
+            query = {"repository": "pypi-hosted"}
+            while items := session.get(components, params=query).json()["items"]:
+                for item in items:
+                    session.delete(f"{components}/{item['id']}").raise_for_status()
+
+    def tool(self, *arguments: str) -> None:
+        command = (sys.executable, "-P", "-m", "maestro_release", *arguments)
+        self.run(*command, "--root", self.root)
+
+    def tool_build(self) -> None:
+        self.tool("build")
+
+    def tool_publish(self) -> None:
+        self.tool("publish")
+
+    def python_build(self) -> None:
+        for folder in self.folders:
+            self.run(sys.executable, "-m", "build", "-o", self.root / "dist", folder)
+
+    def python_build_no_isolation(self) -> None:
+        for folder in self.folders:
+            self.run(sys.executable, "-m", "build", "-n", "-o", self.root / "dist", folder)
+
+    def uv_build(self) -> None:
+        for folder in self.folders:
+            self.run(BIN / "uv", "build", "-o", self.root / "dist", folder)
+
+    def imports(self, python: Path) -> None:
+        code = "; ".join(f"import {n.replace('-', '_')}" for n in self.names)
+        self.run(python, "-I", "-c", code)
+
+    def uv_pipeline(self) -> None:
+        self.uv_build()
+        files = sorted((self.root / "dist").iterdir())
+        self.run(BIN / "uv", "publish", *(f for f in files if f.suffix in {".whl", ".gz"}))
+        python = self.root / "env" / "bin" / "python"
+        self.run(BIN / "uv", "venv", "-q", "-p", sys.executable, self.root / "env")
+        options = ("--no-config", "--default-index", self.group, "--no-cache")
+        self.run(BIN / "uv", "pip", "install", "-q", "-p", python, *options, *self.names)
+        self.imports(python)
+
+    def twine_pipeline(self) -> None:
+        self.python_build()
+        files = sorted((self.root / "dist").iterdir())
+        files = [f for f in files if f.suffix in {".whl", ".gz"}]
+        self.run(BIN / "twine", "upload", "--non-interactive", *files)
+        python = self.root / "env" / "bin" / "python"
+        self.run(sys.executable, "-m", "venv", self.root / "env")
+        options = ("--index-url", self.group, "--no-cache-dir")
+        self.run(python, "-m", "pip", "install", "-q", *options, *self.names)
+        self.imports(python)
+
+
+def timed(function: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def compare(
+    bench: Bench,
+    work: str,
+    ours: Callable[[], None],
+    peers: dict[str, Callable[[], None]],
+    *,
+    rounds: int,
+    target: float | None = None,
+) -> list[dict[str, object]]:
+    """Interleave; return a row for each peer with the median of the ratios."""
+    mine: list[float] = []
+    theirs: dict[str, list[float]] = {name: [] for name in peers}
+    for _ in range(rounds):
+        bench.clean()
+        mine.append(timed(ours))
+        for name, peer in peers.items():
+            bench.clean()
+            theirs[name].append(timed(peer))
+    rows: list[dict[str, object]] = []
+    for name, values in theirs.items():
+        ratios = sorted(a / b for a, b in zip(mine, values, strict=True))
+        ratio = statistics.median(ratios)
+        rows.append(
+            {
+                "work": work,
+                "unit": "s",
+                "peer": name,
+                "peer_value": round(statistics.median(values), 3),
+                "ours": round(statistics.median(mine), 3),
+                "ratio": round(ratio, 3),
+                "spread": round(ratios[-1] - ratios[0], 3),
+                "target": target,
+                "met": None if target is None else ratio <= target,
+                "direction": "lower",
+            }
+        )
+    return rows
+
+
+def nothing_changed(bench: Bench, rounds: int) -> dict[str, object]:
+    """A second publish against the bare start of twine, its floor."""
+    bench.clean()
+    bench.tool_publish()
+    ours, floor = [], []
+    for _ in range(rounds):
+        ours.append(timed(bench.tool_publish))
+        floor.append(timed(lambda: bench.run(BIN / "twine", "--version")))
+    ratios = sorted(a / b for a, b in zip(ours, floor, strict=True))
+    value = statistics.median(ours)
+    return {
+        "work": "publish again, nothing changed",
+        "unit": "s",
+        "peer": "twine --version",
+        "peer_value": round(statistics.median(floor), 3),
+        "ours": round(value, 3),
+        "ratio": round(statistics.median(ratios), 3),
+        "spread": round(ratios[-1] - ratios[0], 3),
+        "target": None,
+        "met": None,
+        "direction": "lower",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="2 packages, 1 round")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    count, rounds = (2, 1) if args.short else (8, 3)
+    with tempfile.TemporaryDirectory(prefix="bench-release-") as place:
+        root = Path(place)
+        make_packages(root, count)
+        bench = Bench(root, count)
+        try:
+            rows = compare(
+                bench,
+                f"build {count} packages, gates included",
+                bench.tool_build,
+                {
+                    "python -m build": bench.python_build,
+                    "python -m build --no-isolation": bench.python_build_no_isolation,
+                    "uv build": bench.uv_build,
+                },
+                rounds=rounds,
+            )
+            rows += compare(
+                bench,
+                f"build, upload, install, import {count} packages",
+                bench.tool_publish,
+                {
+                    "uv build + uv publish + uv pip install": bench.uv_pipeline,
+                    "python -m build + twine + pip install": bench.twine_pipeline,
+                },
+                rounds=rounds,
+            )
+            rows.append(nothing_changed(bench, rounds))
+        finally:
+            control.stop(root)
+    for row in rows:
+        print(
+            f"{row['work']:48} {row['peer']:42} {row['peer_value']:8} s  "
+            f"ours {row['ours']:7} s  ratio {row['ratio']}"
+        )
+    names = ("poetry-core", "build", "uv", "twine", "pip")
+    result = {
+        "benchmark": "release",
+        "rows": rows,
+        "versions": {name: importlib.metadata.version(name) for name in names},
+        "machine": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+        },
+    }
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
