@@ -73,6 +73,7 @@ class Session:
     nodes: int = 0
     expanded: int = 0
     includes: int = 0
+    resets: int = 0
     keep: list[Any] = field(default_factory=list)
     scalars: Scalars = field(init=False)
 
@@ -228,6 +229,7 @@ def _apply_tag(
         session.strategies[id(value)] = STRATEGY_TAGS[tag]
         return value
     if tag == "!reset":
+        session.resets += 1
         return Reset()
     return _handled(session, source, index, value, tag)
 
@@ -275,6 +277,7 @@ def _tagged(
     if tag == "!include" and session.include is not None:
         return session.include(session, source, index, text, depth)
     if tag == "!reset":
+        session.resets += 1
         return Reset()
     if tag == "!":
         return text

@@ -1,15 +1,22 @@
 """A loaded document: plain data that remembers where each part was written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._builder import Marks
 from ._diagnostics import Diagnostic, did_you_mean
 from ._paths import Path, format_path, parse_path
 from ._scalars import trap
-from ._source import Source
+from ._source import Limits, Source
 from .errors import PathNotFoundError
+
+if TYPE_CHECKING:
+    from ._edit import Edit
+    from ._render import Difference
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +74,7 @@ class Document(Mapping[str, Any]):
     many threads.
     """
 
-    __slots__ = ("_history", "_keep", "_marks", "root", "source", "start", "traps")
+    __slots__ = ("_keep", "_limits", "_marks", "_path", "history", "root", "source", "start", "traps")
 
     def __init__(
         self,
@@ -77,8 +84,10 @@ class Document(Mapping[str, Any]):
         start: int,
         marks: Marks,
         keep: list[Any],
-        traps: frozenset[str] = frozenset(),
+        traps: Set[str] = frozenset(),
         history: History | None = None,
+        limits: Limits | None = None,
+        path: FilePath | None = None,
     ) -> None:
         self.root = root
         self.source = source
@@ -86,7 +95,9 @@ class Document(Mapping[str, Any]):
         self.traps = traps
         self._marks = marks
         self._keep = keep
-        self._history = history or {}
+        self._limits = limits or Limits()
+        self._path = path
+        self.history: History = {} if history is None else history
 
     def __repr__(self) -> str:
         return f"Document({self.file!r}, {type(self.root).__name__})"
@@ -104,6 +115,53 @@ class Document(Mapping[str, Any]):
     def file(self) -> str:
         """The name of the (first) file."""
         return self.source.name
+
+    def into(self, cls: type[T]) -> T:
+        """Convert to a dataclass; every error is reported at once.
+
+        Raises:
+            SchemaError: the findings, in the order of the file.
+        """
+        from ._schema import into
+
+        return into(self, cls)
+
+    def validate(self, schema: Mapping[str, Any]) -> None:
+        """Check against a JSON Schema; needs the extra `schema`.
+
+        Raises:
+            SchemaError: the findings, in the order of the file.
+        """
+        from ._schema_import import validate
+
+        validate(self, schema)
+
+    def explain(self, path: str | Path) -> str:
+        """Say where a value comes from and what it replaced, newest first."""
+        from ._render import explain
+
+        return explain(self, path)
+
+    def diff(self, other: "Document") -> "tuple[Difference, ...]":
+        """Return what `other` changes, by path; secrets are not shown."""
+        from ._render import diff
+
+        return diff(self, other)
+
+    def render(self, kind: str = "yaml", *, redact: bool = True) -> str:
+        """Return the data as `yaml` or `json` text, secrets as `***`."""
+        from ._render import render
+
+        return render(self.root, kind, redact=redact)
+
+    def edit(self) -> "Edit":
+        """Open the (base) file for edits that keep every other byte.
+
+        As a context manager it saves at the end; see `Edit`.
+        """
+        from ._edit import Edit
+
+        return Edit(self.source, self._limits, file=self._path)
 
     def to_dict(self) -> Any:
         """Return a copy of the data, with nothing shared."""
@@ -148,7 +206,7 @@ class Document(Mapping[str, Any]):
 
     def places(self, container: Any, key: Any) -> tuple[Place, ...]:
         """Return the places of one item of a container, the valid one first."""
-        past = self._history.get(id(container), {}).get(key)
+        past = self.history.get(id(container), {}).get(key)
         if past:
             return past
         marks = self._marks.get(id(container))
@@ -159,8 +217,8 @@ class Document(Mapping[str, Any]):
             at = 2 + (key if key >= 0 else key + len(container))
             found = marks[at : at + 1] * 2
         else:
-            at = 2 + 2 * next(i for i, k in enumerate(container) if k == key)
-            found = marks[at : at + 2]
+            at = next((i for i, k in enumerate(container) if k == key), len(container))
+            found = marks[2 + 2 * at : 4 + 2 * at]
         if len(found) < 2:
             return (Place(source, marks[1], marks[1]),)
         return (_place(source, found[0], found[1]),)
@@ -171,7 +229,10 @@ class Document(Mapping[str, Any]):
         places: tuple[Place, ...] = (Place(self.source, self.start, self.start),)
         for step in path:
             places = self.places(value, step)
-            value = value[step]
+            found = _step(value, step)  # a missing key stands for its mapping
+            if found is None:
+                break
+            value = value[found[0]]
         return places
 
     def diagnostic(
@@ -183,6 +244,10 @@ class Document(Mapping[str, Any]):
         return place.source.diagnostic(
             index, message, code=code, hint=hint, path=format_path(path)
         )
+
+    def relabelled(self, root: Any, layer: str) -> "Document":
+        """Return a part of this document as a layer of its own."""
+        return _Layer(self, root, layer)
 
     @property
     def warnings(self) -> tuple[Diagnostic, ...]:
@@ -228,6 +293,33 @@ class Document(Mapping[str, Any]):
                 yield here, container, key, value
                 children.append((here, value))
             todo.extend(reversed(children))
+
+
+class _Layer(Document):
+    """A part of a document, whose places carry the name of a layer."""
+
+    __slots__ = ("_copies", "_layer")
+
+    def __init__(self, whole: Document, root: Any, layer: str) -> None:
+        super().__init__(
+            root,
+            source=whole.source,
+            start=whole.start,
+            marks=whole._marks,
+            keep=whole._keep,
+            history=whole.history,
+        )
+        self._layer = layer
+        self._copies: dict[int, Source] = {}
+
+    def places(self, container: Any, key: Any) -> tuple[Place, ...]:
+        """Return the places, the newest under the name of the layer."""
+        newest, *older = super().places(container, key)
+        source = self._copies.get(id(newest.source))
+        if source is None:
+            source = newest.source.labelled(self._layer)
+            self._copies[id(newest.source)] = source
+        return (Place(source, newest.key, newest.value), *older)
 
 
 def _place(source: Source, key: Any, value: Any) -> Place:

@@ -1,51 +1,144 @@
 """`load`, `loads` and `load_all`: from files to documents."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from ._builder import Root, Session, TagHandler, build
+from ._diagnostics import did_you_mean
 from ._document import Document
+from ._interpolation import SecretSource, Values, inside, interpolate
+from ._layers import Layering, refuse_leftover_resets, take_profile
 from ._source import Limits, Source, decode, read_source
-from .errors import ConfigSyntaxError
+from .errors import (
+    ConfigReadError,
+    ConfigSyntaxError,
+    IncludeError,
+    LimitExceededError,
+)
 
 DEFAULT_LIMITS = Limits()
+# Known only when a plan runs, so an expression that names one waits until then.
+LATER = frozenset({"matrix", "parameters", "variables", "environment"})
+StrPath = str | os.PathLike[str]
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: StrPath,
     *,
+    overlays: Iterable[StrPath] = (),
+    profile: str | None = None,
+    merge: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+    secrets: SecretSource | None = None,
+    values: Mapping[str, Any] | None = None,
+    root: StrPath | None = None,
     limits: Limits = DEFAULT_LIMITS,
     tags: Mapping[str, TagHandler] | None = None,
+    unknown_tags: str = "refuse",
 ) -> Document:
-    """Read one YAML document from a file.
+    """Read one YAML document from a file, with what lies over it.
 
     Args:
         path: the file, UTF-8.
-        limits: how much the document may ask for.
-        tags: functions for tags of your own, as in `{"!env": os.environ.get}`.
+        overlays: files put over it, later ones on top.
+        profile: a name under the key `profiles`, put over all files.
+        merge: strategy by path, such as `{"suites[*].cases": "merge:name"}`;
+            one of merge, replace, append, prepend, `merge:<key>`.
+        env: values for `${env:NAME}`; None leaves such texts alone.
+        secrets: values for `${secret:name}`; they print as `***`.
+        values: names for `${{ ... }}`; None leaves such texts alone.
+        root: the folder that includes and `${file:...}` must stay in; the
+            file's own folder unless given.
+        limits: how much the documents may ask for, together.
+        tags: functions for tags of your own, as in `{"!upper": str.upper}`.
+        unknown_tags: `refuse`, or `ignore` to take the plain value.
 
     Raises:
         ConfigError: a leaf of it, with file, line and column.
     """
-    session = Session(limits=limits, tags=tags or {})
+    session = _session(limits, tags, unknown_tags)
+    files = _Files(Path(root) if root is not None else Path(path).parent)
+    session.include = files.include
     source = read_source(path, limits=limits)
-    return _single(session, source)
+    files.open.append(Path(path).resolve())
+    document = _single(session, source, Path(path))
+    over = []
+    for overlay in overlays:
+        upper = read_source(overlay, limits=limits, layer=f"overlay {overlay}")
+        files.open[:] = [Path(overlay).resolve()]
+        over.append(_single(session, upper))
+    document = _layered(session, document, over, profile, merge or {})
+    _interpolated(session, document, files, env, secrets, values)
+    return document
 
 
 def loads(
     text: str | bytes,
     name: str = "<string>",
     *,
+    env: Mapping[str, str] | None = None,
+    secrets: SecretSource | None = None,
+    values: Mapping[str, Any] | None = None,
+    profile: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     tags: Mapping[str, TagHandler] | None = None,
+    unknown_tags: str = "refuse",
 ) -> Document:
-    """Read one YAML document from a text; `name` stands for the file in errors."""
-    session = Session(limits=limits, tags=tags or {})
-    data = text.encode() if isinstance(text, str) else text
-    return _single(session, decode(data, name, limits=limits))
+    """Read one YAML document from a text; `name` stands for the file in errors.
+
+    The arguments are those of `load`; there are no includes.
+    """
+    session = _session(limits, tags, unknown_tags)
+    document = _single(session, _decoded(text, name, limits))
+    document = _layered(session, document, [], profile, {})
+    _interpolated(session, document, None, env, secrets, values)
+    return document
 
 
-def _single(session: Session, source: Source) -> Document:
+def load_all(
+    path: StrPath,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    tags: Mapping[str, TagHandler] | None = None,
+    unknown_tags: str = "refuse",
+) -> list[Document]:
+    """Read every document of a file, in its order."""
+    session = _session(limits, tags, unknown_tags)
+    source = read_source(path, limits=limits)
+    return [_document(session, source, root) for root in build(session, source)]
+
+
+def loads_all(
+    text: str | bytes,
+    name: str = "<string>",
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    tags: Mapping[str, TagHandler] | None = None,
+    unknown_tags: str = "refuse",
+) -> list[Document]:
+    """Read every document of a text."""
+    session = _session(limits, tags, unknown_tags)
+    source = _decoded(text, name, limits)
+    return [_document(session, source, root) for root in build(session, source)]
+
+
+def _session(
+    limits: Limits, tags: Mapping[str, TagHandler] | None, unknown_tags: str
+) -> Session:
+    if unknown_tags not in ("refuse", "ignore"):
+        raise ValueError(f"unknown_tags is 'refuse' or 'ignore', not {unknown_tags!r}")
+    return Session(limits=limits, tags=tags or {}, unknown_tags=unknown_tags)
+
+
+def _decoded(text: str | bytes, name: str, limits: Limits) -> Source:
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return decode(data, name, limits=limits)
+
+
+def _single(session: Session, source: Source, path: Path | None = None) -> Document:
     roots = build(session, source)
     if len(roots) > 1:
         found = source.diagnostic(
@@ -55,27 +148,153 @@ def _single(session: Session, source: Source) -> Document:
             hint="use load_all() to read them all",
         )
         raise ConfigSyntaxError(found)
-    return _document(session, source, roots[0] if roots else Root(None, 0))
+    return _document(session, source, roots[0] if roots else Root(None, 0), path)
 
 
-def _document(session: Session, source: Source, root: Root) -> Document:
+def _document(
+    session: Session, source: Source, root: Root, path: Path | None = None
+) -> Document:
     return Document(
         root.value,
         source=source,
         start=root.index,
         marks=session.marks,
         keep=session.keep,
-        traps=frozenset(session.scalars.traps),
+        traps=session.scalars.traps,
+        limits=session.limits,
+        path=path,
     )
 
 
-def load_all(
-    path: str | os.PathLike[str],
-    *,
-    limits: Limits = DEFAULT_LIMITS,
-    tags: Mapping[str, TagHandler] | None = None,
-) -> list[Document]:
-    """Read every document of a file, in its order."""
-    session = Session(limits=limits, tags=tags or {})
-    source = read_source(path, limits=limits)
-    return [_document(session, source, root) for root in build(session, source)]
+def _layered(
+    session: Session,
+    base: Document,
+    over: list[Document],
+    profile: str | None,
+    merge: Mapping[str, str],
+) -> Document:
+    if over or profile is not None:
+        layering = Layering(session, base, merge)
+        for overlay in over:
+            base.root = layering.over(base.root, overlay)
+        if profile is not None:
+            top = take_profile(base, profile)
+            renamed = base.relabelled(top, f"profile {profile}")
+            rest = layering.without(base.root, "profiles")
+            base.root = layering.over(rest, renamed)
+    if session.resets:
+        refuse_leftover_resets(base)
+    return base
+
+
+def _interpolated(
+    session: Session,
+    document: Document,
+    files: "_Files | None",
+    env: Mapping[str, str] | None,
+    secrets: SecretSource | None,
+    names: Mapping[str, Any] | None,
+) -> None:
+    values = Values(
+        env=env,
+        secrets=secrets,
+        names=names,
+        deferred=LATER,
+        read_file=None if files is None else files.reader(session.limits),
+    )
+    if values.active:
+        interpolate(document, values, session)
+
+
+class _Files:
+    """The files of one load: what is open, and the folder they stay in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.open: list[Path] = []
+
+    def include(
+        self, session: Session, source: Source, index: int, name: str, depth: int
+    ) -> Any:
+        """Return the root of an included file."""
+        target = self._inside(source, index, name)
+        if target in self.open:
+            at = self.open.index(target)
+            chain = " -> ".join(p.name for p in [*self.open[at:], target])
+            raise _include_error(source, index, f"include cycle: {chain}", "")
+        session.includes += 1
+        if session.includes > session.limits.includes:
+            allowed = session.limits.includes
+            found = source.diagnostic(
+                index,
+                f"includes: more than the {allowed} allowed",
+                code="limit-includes",
+            )
+            raise LimitExceededError(found, limit="includes", allowed=allowed)
+        shown = os.path.join(os.path.dirname(source.name), name)  # noqa: PTH118, PTH120 - the name as shown
+        try:
+            inner = read_source(target, limits=session.limits)
+        except ConfigReadError as e:
+            raise _include_error(
+                source, index, f"cannot include {name!r}: {e.first.message}",
+                e.first.hint or _neighbour(target),
+            ) from e  # fmt: skip
+        inner.name = shown
+        inner.layer = f"include {name}"
+        self.open.append(target)
+        try:
+            return _single_root(session, inner, depth)
+        finally:
+            self.open.pop()
+
+    def _inside(self, source: Source, index: int, name: str) -> Path:
+        target = inside(self.root, Path(source.name), name)
+        if target is None:
+            raise _include_error(
+                source, index, f"{name!r} lies outside {str(self.root)!r}",
+                "pass root=... to allow a wider folder",
+            )  # fmt: skip
+        return target
+
+    def reader(self, limits: Limits) -> Any:
+        """Return a function for `${file:...}`."""
+
+        def read(source: Source, name: str) -> str:
+            from ._expressions import ExpressionError
+
+            target = inside(self.root, Path(source.name), name)
+            if target is None:
+                raise ExpressionError(
+                    f"{name!r} lies outside {str(self.root)!r}",
+                    hint="pass root=... to allow a wider folder",
+                )
+            try:
+                text = read_source(target, limits=replace(limits)).text
+            except (ConfigReadError, LimitExceededError) as e:
+                raise ExpressionError(
+                    f"file {name!r} {e.first.message}", hint=e.first.hint
+                ) from e
+            return text.removesuffix("\n")
+
+        return read
+
+
+def _single_root(session: Session, source: Source, depth: int) -> Any:
+    roots = build(session, source, depth=depth)
+    if len(roots) > 1:
+        raise _include_error(
+            source, roots[1].index, "an included file has one document", ""
+        )
+    return roots[0].value if roots else None
+
+
+def _neighbour(target: Path) -> str:
+    folder = target.parent
+    return did_you_mean(target.name, os.listdir(folder)) if folder.is_dir() else ""
+
+
+def _include_error(
+    source: Source, index: int, message: str, hint: str
+) -> IncludeError:
+    found = source.diagnostic(index, message, code="include", hint=hint)
+    return IncludeError(found)

@@ -51,6 +51,10 @@ class Source:
     def __repr__(self) -> str:
         return f"Source({self.name!r}, {len(self.text)} characters)"
 
+    def labelled(self, layer: str) -> "Source":
+        """Return the same text under the name of another layer."""
+        return Source(self.text, self.name, layer=layer, bom=self.bom)
+
     def _line_starts(self) -> list[int]:
         if self._starts is None:
             ends = (m.end() for m in _LINE_END.finditer(self.text))

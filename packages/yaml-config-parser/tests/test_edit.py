@@ -1,0 +1,182 @@
+"""Edits: only the characters that were asked for."""
+
+import random
+
+import pytest
+
+from maestro_yaml_config_parser import EditError, PathNotFoundError, load, loads
+
+TEXT = """\
+# head
+a:   1  # one
+b:
+  - x
+  - {q: 'z', w: 2}   # flow
+c: |
+  text
+  more
+d:
+e: &k 5
+f: *k
+g: {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "old", "new"),
+    [
+        ("a", 2, "a:   1  # one", "a:   2  # one"),
+        ("b[0]", "x: y", "- x", '- "x: y"'),
+        ("b[1].q", "it's", "'z'", "'it''s'"),
+        ("b[1].new", [1, None], "w: 2}", "w: 2, new: [1, null]}"),
+        ("c", "one", "|\n  text\n  more\n", "one\n"),
+        ("d", True, "d:\n", "d: true\n"),
+        ("d", "no", "d:\n", 'd: "no"\n'),
+        ("g.h", 1.0, "g: {}", "g: {h: 1.0}"),
+        ("z", "1", "g: {}\n", 'g: {}\nz: "1"\n'),
+        ("b", ["p"], "- x\n  - {q: 'z', w: 2}", "[p]"),
+    ],
+)
+def test_a_set_changes_only_its_characters(path, value, old, new):
+    """Everything else stays, byte for byte."""
+    with loads(TEXT).edit() as e:
+        e.set(path, value)
+    assert e.text == TEXT.replace(old, new)
+    assert loads(e.text).at(path).value == value
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("a", "a:   1  # one\n", ""),
+        ("b[0]", "  - x\n", ""),
+        ("b[1]", "  - {q: 'z', w: 2}   # flow\n", ""),
+        ("b[1].q", "q: 'z', ", ""),
+        ("b[1].w", ", w: 2", ""),
+        ("c", "c: |\n  text\n  more\n", ""),
+        ("g", "g: {}\n", ""),
+    ],
+)
+def test_a_remove_takes_the_line_with_it(path, old, new):
+    """Or just its part of a flow collection."""
+    with loads(TEXT).edit() as e:
+        e.remove(path)
+    assert e.text == TEXT.replace(old, new)
+
+
+def test_an_append_follows_the_style_of_the_list():
+    """Block lists get a line, flow lists an item."""
+    with loads("a:\n- 1 # one\n# end\nb: [1]\n").edit() as e:
+        e.append("a", {"k": "v"})
+        e.append("b", 2)
+    assert e.text == "a:\n- 1 # one\n- {k: v}\n# end\nb: [1, 2]\n"
+
+
+def test_an_edit_of_an_alias_is_refused():
+    """It would change the anchor, or the other way round."""
+    e = loads(TEXT).edit()
+    with pytest.raises(EditError, match="is an alias"):
+        e.set("f", 1)
+    with pytest.raises(EditError, match="something else"):
+        e.set("e", 1)
+    with pytest.raises(PathNotFoundError):
+        e.remove("nope")
+    assert e.text == TEXT
+
+
+def test_a_file_is_saved_whole_or_not_at_all(tmp_path):
+    """Line ends, BOM and mode stay; a change by somebody else is not lost."""
+    file = tmp_path / "a.yaml"
+    file.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: \xc3\xa9 # c\r\n")
+    file.chmod(0o640)
+    with load(file).edit() as e:
+        e.set("a", 2)
+        e.set("c", 3)
+    assert file.read_bytes() == b"\xef\xbb\xbfa: 2\r\nb: \xc3\xa9 # c\r\nc: 3\r\n"
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert [p.name for p in tmp_path.iterdir()] == ["a.yaml"]
+    edit = load(file).edit()
+    edit.set("a", 9)
+    file.write_text("a: 5\n", encoding="utf-8")
+    with pytest.raises(EditError, match="changed since"):
+        edit.save()
+    assert file.read_text(encoding="utf-8") == "a: 5\n"
+    with pytest.raises(RuntimeError), load(file).edit() as e:
+        e.set("a", 6)
+        raise RuntimeError
+    assert file.read_text(encoding="utf-8") == "a: 5\n"
+
+
+def _scalars(value, path=()):
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in pairs:
+        if isinstance(item, dict | list):
+            yield from _scalars(item, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def _run_edits(texts, count, seed):
+    rng = random.Random(seed)
+    values = [0, 7, -1.5, True, None, "word", "a: b", "no", "x # y", "'q'", 'é"', "", [1], {"k": "v"}]
+    done = refused = 0
+    names = sorted(n for n, t in texts.items() if list(_scalars(loads(t, unknown_tags="ignore").root)))
+    while done + refused < count:
+        text = texts[rng.choice(names)]
+        doc = loads(text, unknown_tags="ignore")
+        path = rng.choice(list(_scalars(doc.root)))
+        value = rng.choice(values)
+        kind = rng.choice(["set", "set", "remove", "add"])
+        expected = doc.to_dict()
+        holder = expected
+        for step in path[:-1]:
+            holder = holder[step]
+        edit = doc.edit()
+        try:
+            if kind == "set":
+                edit.set(path, value)
+                holder[path[-1]] = value
+            elif kind == "remove":
+                edit.remove(path)
+                del holder[path[-1]]
+            elif isinstance(holder, list):
+                edit.append(path[:-1], value)
+                holder.append(value)
+            else:
+                edit.set((*path[:-1], "added_key"), value)
+                holder["added_key"] = value
+        except EditError:
+            refused += 1
+            assert edit.text == text
+            continue
+        done += 1
+        after = loads(edit.text, unknown_tags="ignore")
+        assert after.root == expected, (kind, path, value)
+        before_lines, after_lines = text.splitlines(), edit.text.splitlines()
+        same_head = 0
+        for one, two in zip(before_lines, after_lines, strict=False):
+            if one != two:
+                break
+            same_head += 1
+        tail = 0
+        limit = min(len(before_lines), len(after_lines)) - same_head
+        while tail < limit and before_lines[-1 - tail] == after_lines[-1 - tail]:
+            tail += 1
+        grown = abs(len(after_lines) - len(before_lines))
+        block = len(before_lines) - same_head - tail
+        assert block <= 1 or kind != "add", (kind, path)
+        assert grown <= 12, (kind, path)
+    return done, refused
+
+
+def test_edits_of_real_files_keep_everything_else(real_texts):
+    """A reduced run of the drill."""
+    done, refused = _run_edits(real_texts, 120, 1)
+    assert done >= 110
+
+
+@pytest.mark.drill
+def test_a_thousand_edits(real_texts):
+    """At most one in twenty is refused; none spoils a file."""
+    done, refused = _run_edits(real_texts, 1000, 2)
+    assert refused <= 50
