@@ -199,7 +199,7 @@ class _Builder:
                 return Spec(name=name, kind="gate")
             return fallback
         except (LookupError, TypeError, ValueError) as error:
-            self.wrong(f"{where}.{kinds[0]}", str(error).strip("'\""))
+            self.wrong(f"{where}.{kinds[0]}", str(error))
             return fallback
 
     def options(
@@ -293,7 +293,7 @@ class _Builder:
         try:
             return text.evaluate(_no_steps, self.params)
         except (LookupError, ValueError, TypeError) as error:
-            self.wrong(where, f"{value!r}: {str(error).strip(chr(34))}")
+            self.wrong(where, f"{value!r}: {error}")
             return value
 
     def step_known(self, where: str, name: str) -> bool:

@@ -134,15 +134,18 @@ def _allow(node: ast.AST, text: str) -> None:
 
 def _names(tree: ast.expr) -> Iterator[str]:
     """Yield the steps that an expression reads."""
+    called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and _is_name(node.value, "steps"):
             if isinstance(node.slice, ast.Constant):
                 yield str(node.slice.value)
         elif isinstance(node, ast.Attribute) and _is_name(node.value, "steps"):
             yield node.attr
-        elif isinstance(node, ast.Name) and node.id not in {
-            "params", "steps", *_CALLS, *_WORDS,
-        }:  # fmt: skip
+        elif (
+            isinstance(node, ast.Name)
+            and node.id not in {"params", "steps", *_WORDS}
+            and id(node) not in called
+        ):
             yield node.id
 
 
