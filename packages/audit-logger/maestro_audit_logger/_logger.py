@@ -39,11 +39,14 @@ from maestro_audit_logger.errors import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from maestro_audit_logger._handler import AuditHandler
     from maestro_audit_logger._note import VerificationKey
     from maestro_audit_logger._query import Query
     from maestro_audit_logger._tasks import AsyncCommitter
     from maestro_audit_logger._verify import VerifyReport
+    from maestro_audit_logger.exporters import Exporter
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -355,7 +358,7 @@ class AuditLogger:
 
     def export(
         self,
-        format: str,  # noqa: A002 - what users call it
+        format: str | Exporter,  # noqa: A002 - what users call it
         *,
         to: str | os.PathLike[str],
         options: Mapping[str, Any] | None = None,
@@ -364,7 +367,8 @@ class AuditLogger:
         """Write matching events to a file in a format; return how many.
 
         Args:
-            format: one of `maestro_audit_logger.exporters.names()`.
+            format: one of `maestro_audit_logger.exporters.names()`, or an
+                exporter of your own.
             to: the file, replaced when complete.
             options: of the exporter, such as `{"version": "1.8.0"}` for ocsf.
             criteria: as in `query`.
@@ -388,6 +392,53 @@ class AuditLogger:
             except OSError as error:
                 raise AuditUnavailable(str(self.path), str(error)) from error
             return self._checkpoint()
+
+    def prune(self, before: str | datetime) -> list[int]:
+        """Remove sealed segments that are older than a time; see `query` for times.
+
+        The hashes stay, so checkpoints and anchors keep their meaning. Returns
+        the first line of each removed segment.
+        """
+        from maestro_audit_logger._retention import prune
+
+        return prune(self, before)
+
+    def pack(self) -> list[Path]:
+        """Compress sealed segments; return the new files."""
+        from maestro_audit_logger._retention import pack
+
+        return pack(self)
+
+    def hold(self, name: str, first: int, last: int) -> None:
+        """Keep lines first to last from `prune`, as a legal hold asks."""
+        from maestro_audit_logger._retention import hold
+
+        hold(self, name, first, last)
+
+    def release(self, name: str) -> None:
+        """End a hold; KeyError when there is none of that name."""
+        from maestro_audit_logger._retention import release
+
+        release(self, name)
+
+    def evidence(
+        self,
+        to: str | os.PathLike[str],
+        *,
+        keys: Sequence[str] = (),
+        **criteria: Any,
+    ) -> int:
+        """Write a zip of events, proofs and a verifier for an auditor.
+
+        Args:
+            to: the file.
+            keys: the public keys to state in it.
+            criteria: as in `query`.
+        """
+        from maestro_audit_logger._evidence import write_bundle
+
+        self.checkpoint()
+        return write_bundle(to, self.path, self.query(**criteria), keys=keys)
 
     def erase(self, subject: str) -> int:
         """Remove the private values of a subject from the disk; return how many.

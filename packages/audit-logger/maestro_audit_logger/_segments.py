@@ -85,7 +85,11 @@ def segment_path(folder: Path, first: int) -> Path:
 def list_segments(folder: Path) -> list[Segment]:
     """Return the segments in order; a packed twin yields to its plain file."""
     found: dict[int, Segment] = {}
-    for name in sorted(os.listdir(folder)):
+    try:
+        present = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        raise LogNotFound(str(folder)) from None
+    for name in present:
         match = _NAME.match(name)
         if match:
             found.setdefault(int(match[1]), Segment(folder / name, int(match[1])))

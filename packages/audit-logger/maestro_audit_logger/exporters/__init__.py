@@ -1,0 +1,88 @@
+"""Write events in the formats that log systems and auditors read.
+
+An exporter is any object with `write(events, stream) -> int`. The built-in
+ones are made by name: `exporter("ocsf", version="1.8.0")`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from maestro_audit_logger._event import Event
+from maestro_audit_logger.errors import UnknownFormat
+
+_BUILT_IN = {
+    "cef": ("_siem", "CefExporter"),
+    "cloudevents": ("_json", "CloudEventsExporter"),
+    "csv": ("_csv", "CsvExporter"),
+    "ecs": ("_json", "EcsExporter"),
+    "jsonl": ("_json", "JsonlExporter"),
+    "leef": ("_siem", "LeefExporter"),
+    "ocsf": ("_ocsf", "OcsfExporter"),
+    "otel": ("_otel", "OtelExporter"),
+    "parquet": ("_parquet", "ParquetExporter"),
+    "syslog": ("_syslog", "SyslogExporter"),
+}
+
+
+class Exporter(Protocol):
+    """What writes events in one format."""
+
+    def write(self, events: Iterable[Event], stream: BinaryIO) -> int:
+        """Write the events; return how many."""
+
+
+def names() -> list[str]:
+    """Return the names of the built-in formats."""
+    return sorted(_BUILT_IN)
+
+
+def exporter(name: str, **options: Any) -> Exporter:
+    """Make a built-in exporter.
+
+    Raises:
+        UnknownFormat: there is none of that name.
+        ImportError: it needs an extra; the message says which.
+        TypeError: it has no such option.
+    """
+    try:
+        module, kind = _BUILT_IN[name]
+    except KeyError:
+        raise UnknownFormat(name, names()) from None
+    made: Exporter = getattr(import_module(f"{__name__}.{module}"), kind)(**options)
+    return made
+
+
+def export_to(
+    path: str | os.PathLike[str],
+    form: str | Exporter,
+    events: Iterable[Event],
+    options: Mapping[str, Any],
+) -> int:
+    """Write events to a file that appears only when it is complete."""
+    made = exporter(form, **options) if isinstance(form, str) else form
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            count = made.write(events, stream)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return count
+
+
+def write_each(
+    events: Iterable[Event], stream: BinaryIO, encode: Callable[[Event], bytes]
+) -> int:
+    """Write the encoding of each event; return how many there were."""
+    count = 0
+    for event in events:
+        stream.write(encode(event))
+        count += 1
+    return count
