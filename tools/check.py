@@ -50,7 +50,7 @@ def checks(
     """Return the checks in the order they run: the quick ones first."""
     modules = [f"maestro_{f.name.replace('-', '_')}" for f in folders]
     if whole:
-        modules += ["maestro_release", "maestro_index", "policy"]
+        modules += ["maestro_release", "maestro_index", "maestro_nexus", "policy"]
         modules += ["maestro_migrate"] * (ROOT / "tools/maestro_migrate").is_dir()
     found = [
         ("ruff", ["ruff", "check", *targets]),
