@@ -1,0 +1,165 @@
+"""Heartbeats: one thread per registry renews every lease that it holds.
+
+A beat that fails is tried again until the store answers; when the store says that a
+lease is gone, its owner is told and decides. A strict lease that could not be renewed
+for its whole TTL is gone too, whatever the store thinks: its owner is told a margin
+before that moment. Intervals are jittered, and the first beat comes at a random
+moment, so that a thousand processes that start together do not beat together.
+
+After a fork the child has no heart: its parent goes on beating, alone.
+"""
+
+import contextlib
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import final
+
+from ._clock import Clock
+from ._store import Store
+from ._sweep import Sweeper
+from .errors import StoreError
+
+__all__ = ["Beat", "Heart"]
+
+_log = logging.getLogger(__name__)
+BEATS_PER_TTL = 3
+
+
+@dataclass(slots=True)
+class Beat:
+    """A lease that is being kept alive."""
+
+    lease: str
+    ttl: float
+    strict: bool
+    gone: Callable[[str], None]  # told once, with the reason
+    beaten: Callable[[], None] = lambda: None
+    next_at: float = 0.0
+    deadline: float = field(default=0.0)
+
+    @property
+    def margin(self) -> float:
+        """Return how long before the deadline the owner should have stopped."""
+        return min(1.0, self.ttl / 10)
+
+
+@final
+class Heart:
+    """Keeps leases alive and sweeps, on one thread."""
+
+    def __init__(
+        self, store: Store, sweeper: Sweeper, *, clock: Clock, rng: random.Random
+    ) -> None:
+        self._store, self._sweeper = store, sweeper
+        self._clock, self._rng = clock, rng
+        self._changed = threading.Condition()  # guards the beats and the thread
+        self._beats: dict[str, Beat] = {}
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._sweep_at = 0.0
+
+    def add(self, beat: Beat, started: float) -> None:
+        """Keep a lease alive that was granted no earlier than `started`."""
+        beat.deadline = started + beat.ttl
+        interval = beat.ttl / BEATS_PER_TTL
+        beat.next_at = started + interval * self._rng.uniform(0.3, 1.0)
+        with self._changed:
+            self._beats[beat.lease] = beat
+            self._start()
+            self._changed.notify_all()
+
+    def remove(self, lease: str) -> None:
+        """Stop keeping a lease alive."""
+        with self._changed:
+            self._beats.pop(lease, None)
+
+    def watch_over(self) -> None:
+        """Sweep even when there is nothing to beat for."""
+        with self._changed:
+            self._start()
+
+    def close(self) -> None:
+        """Stop; no beat is sent after this returns."""
+        with self._changed:
+            self._closed = True
+            self._beats.clear()
+            self._changed.notify_all()
+            thread = self._thread
+        if thread and thread is not threading.current_thread():
+            thread.join(10)
+
+    def run_due(self) -> float:
+        """Do what is due now; return the seconds until something will be."""
+        now = self._clock.elapsed()
+        with self._changed:
+            due = [beat for beat in self._beats.values() if beat.next_at <= now]
+        if due:
+            self._renew(due, now)
+        self._expire(self._clock.elapsed())
+        if now >= self._sweep_at and not self._closed:
+            jitter = self._rng.uniform(0.8, 1.2)
+            self._sweep_at = now + self._sweeper.interval * jitter
+            with contextlib.suppress(StoreError):
+                self._sweeper.sweep()
+        with self._changed:
+            times = [beat.next_at for beat in self._beats.values()]
+            times += [b.deadline - b.margin for b in self._beats.values() if b.strict]
+        return max(0.0, min([self._sweep_at, *times]) - self._clock.elapsed())
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(
+                target=self._run, name="maestro-registry-heart", daemon=True
+            )
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                wait = self.run_due()
+            except Exception:  # a callback's fault must not stop the other beats
+                _log.exception("heartbeat failed; going on")
+                wait = 1.0
+            with self._changed:
+                if self._closed:
+                    return
+                self._changed.wait(min(wait, 3600.0))
+                if self._closed:
+                    return
+
+    def _renew(self, due: list[Beat], now: float) -> None:
+        try:
+            gone = self._store.renew([beat.lease for beat in due])
+        except StoreError as error:
+            _log.warning("heartbeat not delivered, trying again: %s", error)
+            for beat in due:
+                pause = min(1.0, beat.ttl / 10)
+                beat.next_at = self._clock.elapsed() + pause * self._rng.uniform(0.5, 1)
+            return
+        for beat in due:
+            if beat.lease in gone:
+                self._drop(beat, "the store does not know it any more")
+                continue
+            beat.deadline = now + beat.ttl
+            interval = beat.ttl / BEATS_PER_TTL
+            beat.next_at = now + interval * self._rng.uniform(0.85, 1.0)
+            beat.beaten()
+
+    def _expire(self, now: float) -> None:
+        with self._changed:
+            late = [
+                beat
+                for beat in self._beats.values()
+                if beat.strict and now >= beat.deadline - beat.margin
+            ]
+        for beat in late:
+            self._drop(beat, f"no heartbeat got through for {beat.ttl:g} s")
+
+    def _drop(self, beat: Beat, why: str) -> None:
+        with self._changed:
+            if self._beats.pop(beat.lease, None) is None:
+                return  # removed meanwhile: its owner let go by itself
+        beat.gone(why)

@@ -1,0 +1,455 @@
+"""A store in one SQLite file: the default for many processes on one host.
+
+A commit is a transaction: it survives kill -9 at any point. Records without a lease
+are synced to the disk before the commit returns; leased ones are not, since they end
+with the host anyway. After a restart of the machine all leases are void and revisions
+jump ahead, so that no fence is given out twice. A full disk or a locked file raises
+`StoreUnavailable` and changes nothing. A file on a network file system is refused:
+neither its locks nor its shared memory can be trusted.
+
+A connection never crosses a fork: the child opens its own.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, final
+
+from ._clock import Clock, Process, SystemClock, boot_id
+from ._doorbell import BellTower
+from ._store import (
+    BATCH,
+    KEPT_EVENTS,
+    Batch,
+    Delete,
+    Event,
+    Lease,
+    Op,
+    Record,
+    Snapshot,
+)
+from .errors import (
+    Compacted,
+    Conflict,
+    InvalidInput,
+    LeaseLost,
+    StoreUnavailable,
+    UnsafeStore,
+)
+
+__all__ = ["SqliteStore"]
+
+SCHEMA_VERSION = 1
+REBOOT_JUMP = 1_000_000  # more commits than can be lost unsynced with the machine
+NETWORK_FILE_SYSTEMS = frozenset(
+    "9p afs ceph cifs fuse.ceph fuse.glusterfs fuse.s3fs fuse.sshfs gfs2 glusterfs "
+    "lustre ncpfs nfs nfs4 ocfs2 smb3 smbfs virtiofs".split()
+)
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1),
+    revision INTEGER NOT NULL, compacted INTEGER NOT NULL, boot TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, value TEXT NOT NULL,
+    created INTEGER NOT NULL, revision INTEGER NOT NULL, lease TEXT) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS records_lease ON records (lease) WHERE lease IS NOT NULL;
+CREATE TABLE IF NOT EXISTS leases (id TEXT PRIMARY KEY, ttl REAL NOT NULL,
+    due REAL NOT NULL, strict INTEGER NOT NULL, owner TEXT) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS leases_due ON leases (due);
+CREATE TABLE IF NOT EXISTS events (revision INTEGER NOT NULL, n INTEGER NOT NULL,
+    key TEXT NOT NULL, value TEXT, created INTEGER, lease TEXT,
+    PRIMARY KEY (revision, n)) WITHOUT ROWID;
+"""
+_LEAKED: Final[list[sqlite3.Connection]] = []  # the parent's, seen from a forked child
+
+
+@final
+class SqliteStore:
+    """Records, leases and events in a WAL file beside a folder of doorbells."""
+
+    expires_itself = False
+    shared_by_pid = True
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        clock: Clock | None = None,
+        keep: int = KEPT_EVENTS,
+        busy_timeout: float = 30.0,
+        boot: Callable[[], str] = boot_id,
+        mounts: str | Path = "/proc/self/mountinfo",
+    ) -> None:
+        if not str(path):
+            expected = "sqlite:///relative/file.db or sqlite:////absolute/file.db"
+            raise InvalidInput("store url", str(path), expected)
+        self.path = Path(os.path.abspath(path))
+        _refuse_network_file_system(self.path, Path(mounts))
+        self._clock = clock or SystemClock()
+        self._keep = keep
+        self._busy = busy_timeout
+        self._boot = boot
+        self._pid = 0
+        self._closed = False
+        self._lock = threading.RLock()  # guards the connection
+        self._open()
+
+    def read(self, prefix: str) -> Snapshot:
+        """Return every record whose key starts with `prefix`."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT key, value, created, revision, lease FROM records "
+                "WHERE key >= ? AND key < ? ORDER BY key",
+                (prefix, prefix + "\U0010ffff"),
+            ).fetchall()
+            revision = self._state(db)[0]
+        return Snapshot(tuple(Record(*row) for row in rows), revision)
+
+    def commit(
+        self, ops: Sequence[Op], expect: Mapping[str, int] | None = None
+    ) -> int:
+        """Apply all operations in one transaction and return its revision."""
+        with self._writing(durable=any(_unleased(op) for op in ops)) as db:
+            for key, wanted in (expect or {}).items():
+                row = db.execute(
+                    "SELECT revision FROM records WHERE key = ?", (key,)
+                ).fetchone()
+                if (row[0] if row else 0) != wanted:
+                    raise Conflict(key, wanted)
+            revision = self._apply(db, ops)
+        self._bells.ring()
+        return revision
+
+    def grant(self, ttl: float, *, strict: bool, owner: Process | None) -> str:
+        """Create a lease of `ttl` seconds and return its id."""
+        id = uuid.uuid4().hex
+        person = json.dumps(owner.to_dict()) if owner else None
+        with self._writing() as db:
+            due = self._clock.elapsed() + ttl
+            row = (id, ttl, due, int(strict), person)
+            db.execute("INSERT INTO leases VALUES (?, ?, ?, ?, ?)", row)
+        return id
+
+    def renew(self, leases: Sequence[str]) -> frozenset[str]:
+        """Start the time of each lease anew; return those that are gone."""
+        gone = set()
+        with self._writing() as db:
+            now = self._clock.elapsed()
+            for id in leases:
+                changed = db.execute(
+                    "UPDATE leases SET due = ? + ttl WHERE id = ? "
+                    "AND (due > ? OR NOT strict)",
+                    (now, id, now),
+                ).rowcount
+                if not changed:
+                    gone.add(id)
+        return frozenset(gone)
+
+    def revoke(self, leases: Sequence[str], *, only_late: bool = False) -> int:
+        """End leases and remove their records; return how many ended."""
+        ended, keys = 0, []
+        with self._writing() as db:
+            now = self._clock.elapsed()
+            for id in leases:
+                found = db.execute(
+                    "DELETE FROM leases WHERE id = ? AND (NOT ? OR due <= ?)",
+                    (id, int(only_late), now),
+                ).rowcount
+                ended += found
+                if found:
+                    query = "SELECT key FROM records WHERE lease = ? ORDER BY key"
+                    keys += [row[0] for row in db.execute(query, (id,))]
+            if keys:
+                self._apply(db, [Delete(key) for key in keys])
+        if keys:
+            self._bells.ring()
+        return ended
+
+    def expired(self) -> tuple[Lease, ...]:
+        """Return the leases that are late and not swept yet."""
+        return self._leases("WHERE due <= ?", self._clock.elapsed())
+
+    def leases(self) -> tuple[Lease, ...]:
+        """Return all leases."""
+        return self._leases("WHERE due > ?", -1.0)
+
+    def events(self, prefix: str, since: int, timeout: float) -> Batch:
+        """Return what happened after `since`, waiting up to `timeout` seconds."""
+        batch = self._after(prefix, since)
+        if batch.events or timeout <= 0:
+            return batch
+        deadline = time.monotonic() + timeout
+        bells = self._bells
+        bell = bells.borrow()
+        try:
+            while True:  # look once more: the bell hung only after the first look
+                batch = self._after(prefix, since)
+                left = deadline - time.monotonic()
+                if batch.events or left <= 0 or self._closed:
+                    return batch
+                bell.wait(min(left, 1.0))
+        finally:
+            if self._closed or self._pid != os.getpid() or bells is not self._bells:
+                bell.close()
+            else:
+                bells.give_back(bell)
+
+    def now(self) -> float:
+        """Return the calendar of this host."""
+        return self._clock.utc()
+
+    def close(self) -> None:
+        """Close the file and wake whoever waits."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pid == os.getpid():
+            self._bells.ring()
+            with self._lock:
+                self._db.close()
+                self._bells.close()
+
+    def compact(self) -> None:
+        """Forget all events; readers that are behind get `Compacted`."""
+        with self._writing() as db:
+            db.execute("DELETE FROM events")
+            db.execute("UPDATE state SET compacted = revision")
+
+    def _open(self) -> None:
+        """Connect; make the tables when the file is new."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            db = sqlite3.connect(
+                self.path,
+                timeout=self._busy,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=64,
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(f"cannot open {self.path}: {error}") from error
+        try:
+            self._prepare(db)
+        except sqlite3.Error as error:
+            db.close()
+            raise StoreUnavailable(f"cannot use {self.path}: {error}") from error
+        except BaseException:
+            db.close()
+            raise
+        self._db = db
+        self._bells = BellTower(self.path)
+        self._pid = os.getpid()
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        _switch_to_wal(db, self._busy)
+        db.execute("PRAGMA synchronous = NORMAL")
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        if found > SCHEMA_VERSION:
+            expected = f"a registry file of version {SCHEMA_VERSION} or older"
+            raise InvalidInput(str(self.path), f"version {found}", expected)
+        db.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";"):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        boot = self._boot()
+        db.execute("INSERT OR IGNORE INTO state VALUES (1, 0, 0, ?)", (boot,))
+        if db.execute("SELECT boot FROM state").fetchone()[0] != boot:
+            self._start_after_reboot(db, boot)
+        db.execute("COMMIT")
+
+    def _start_after_reboot(self, db: sqlite3.Connection, boot: str) -> None:
+        # Lease times counted from the last boot mean nothing now, and commits that
+        # were never synced may be missing: skip their revisions.
+        db.execute("DELETE FROM records WHERE lease IS NOT NULL")
+        db.execute("DELETE FROM leases")
+        db.execute("DELETE FROM events")
+        db.execute(
+            "UPDATE state SET revision = revision + ?, boot = ?", (REBOOT_JUMP, boot)
+        )
+        db.execute("UPDATE state SET compacted = revision")
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        if self._pid != os.getpid():  # forked: lock and connection are the parent's
+            _LEAKED.append(self._db)
+            self._lock = threading.RLock()
+            self._open()
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailable(f"{self.path} is closed")
+            try:
+                yield self._db
+            except sqlite3.Error as error:
+                raise StoreUnavailable(f"{self.path}: {error}") from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Run several SELECTs against one state of the file."""
+        with self._connection() as db:
+            db.execute("BEGIN")
+            try:
+                yield db
+            finally:
+                _end(db, "COMMIT")
+
+    @contextmanager
+    def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        with self._connection() as db:
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                _end(db, "ROLLBACK")
+                raise
+
+    def _state(self, db: sqlite3.Connection) -> tuple[int, int]:
+        row = db.execute("SELECT revision, compacted FROM state").fetchone()
+        return int(row[0]), int(row[1])
+
+    def _apply(self, db: sqlite3.Connection, ops: Sequence[Op]) -> int:
+        row = db.execute(
+            "UPDATE state SET revision = revision + 1 RETURNING revision"
+        ).fetchone()
+        revision = int(row[0])
+        for n, op in enumerate(ops):
+            if isinstance(op, Delete):
+                gone = db.execute("DELETE FROM records WHERE key = ?", (op.key,))
+                if gone.rowcount:
+                    event = (revision, n, op.key, None, None, None)
+                    db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", event)
+                continue
+            if op.lease is not None and not _exists(db, op.lease):
+                raise LeaseLost(op.lease, "it ended before the commit")
+            created = db.execute(
+                "INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO "
+                "UPDATE SET value = excluded.value, revision = excluded.revision, "
+                "lease = excluded.lease RETURNING created",
+                (op.key, op.value, revision, revision, op.lease),
+            ).fetchone()[0]
+            event = (revision, n, op.key, op.value, created, op.lease)
+            db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", event)
+        if revision % 1000 == 0:
+            self._prune(db, revision - self._keep)
+        return revision
+
+    def _prune(self, db: sqlite3.Connection, below: int) -> None:
+        if below > self._state(db)[1]:
+            db.execute("DELETE FROM events WHERE revision <= ?", (below,))
+            db.execute("UPDATE state SET compacted = ?", (below,))
+
+    def _leases(self, where: str, due: float) -> tuple[Lease, ...]:
+        query = f"SELECT id, ttl, due, strict, owner FROM leases {where}"  # noqa: S608 - one of two constants
+        with self._connection() as db:
+            rows = db.execute(query, (due,)).fetchall()
+        now = self._clock.elapsed()
+        return tuple(
+            Lease(id, ttl, due - now, bool(strict), _owner(owner))
+            for id, ttl, due, strict, owner in rows
+        )
+
+    def _after(self, prefix: str, since: int) -> Batch:
+        with self._reading() as db:
+            revision, compacted = self._state(db)
+            if since == revision:
+                return Batch((), revision)
+            if since < compacted or since > revision:
+                raise Compacted(since, compacted + 1)
+            rows = db.execute(
+                "SELECT key, revision, value, created, lease FROM events "
+                "WHERE revision > ? AND key >= ? AND key < ? "
+                "ORDER BY revision, n LIMIT ?",
+                (since, prefix, prefix + "\U0010ffff", BATCH + 1),
+            ).fetchall()
+            if len(rows) > BATCH:
+                rows, revision = _whole_revisions(db, rows, prefix)
+        return Batch(tuple(_event(row) for row in rows), revision)
+
+
+def _whole_revisions(
+    db: sqlite3.Connection, rows: list[Any], prefix: str
+) -> tuple[list[Any], int]:
+    """Cut a long batch between two revisions, never inside one."""
+    last = rows[-1][1]
+    kept = [row for row in rows if row[1] < last]
+    if kept:
+        return kept, last - 1
+    rows = db.execute(
+        "SELECT key, revision, value, created, lease FROM events "
+        "WHERE revision = ? AND key >= ? AND key < ? ORDER BY n",
+        (last, prefix, prefix + "\U0010ffff"),
+    ).fetchall()
+    return rows, last
+
+
+def _event(row: Any) -> Event:
+    key, revision, value, created, lease = row
+    if value is None:
+        return Event(key, revision, None)
+    return Event(key, revision, Record(key, value, created, revision, lease))
+
+
+def _exists(db: sqlite3.Connection, lease: str) -> bool:
+    query = "SELECT 1 FROM leases WHERE id = ?"
+    return db.execute(query, (lease,)).fetchone() is not None
+
+
+def _owner(text: str | None) -> Process | None:
+    return Process.of(json.loads(text)) if text else None
+
+
+def _unleased(op: Op) -> bool:
+    return not isinstance(op, Delete) and op.lease is None
+
+
+def _end(db: sqlite3.Connection, statement: str) -> None:
+    if db.in_transaction:  # SQLite ends it by itself on some errors, a full disk too
+        with contextlib.suppress(sqlite3.Error):
+            db.execute(statement)
+
+
+def _switch_to_wal(db: sqlite3.Connection, patience: float) -> None:
+    # The switch needs the file alone and does not wait by itself.
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            if mode != "wal":
+                raise UnsafeStore(f"this file system cannot do WAL, mode is {mode!r}")
+            return
+
+
+def _refuse_network_file_system(path: Path, mounts: Path) -> None:
+    """Raise UnsafeStore when `path` lies on a file system that other hosts share."""
+    try:
+        lines = mounts.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        if error.errno == errno.ENOENT:  # no /proc: not Linux, nothing to ask
+            return
+        raise
+    real = os.path.realpath(path.parent)
+    best, kind = "", ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        point = left.split(" ")[4].replace("\\040", " ")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, right.split(" ")[0]
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise UnsafeStore(
+            f"{path} is on {kind} ({best}), a network file system, where SQLite's "
+            "locks cannot be trusted; use a local disk, or run `maestro-registry "
+            "serve` on one host and open its http:// address"
+        )

@@ -1,0 +1,294 @@
+"""Follow changes: a shared cache of all instances, and resumable watches.
+
+A watch holds no thread and no queue: it reads the store's events from its own
+revision, so a slow reader delays nobody. When it fell too far behind, or the store
+started anew, it gets one `Resync` with the present instances instead of an error.
+Iterating ends when the watch or the registry is closed.
+
+The cache (`Feed`) keeps the last state while the store cannot be reached. A full
+re-read that lost nine tenths of the instances is believed only when a second one,
+a little later, says the same.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import final
+
+from ._model import Instance
+from ._store import Event, Store
+from ._sweep import Reaper, decode_all, instance_of
+from .errors import Compacted, StoreError
+
+__all__ = ["Added", "Change", "Changed", "Feed", "Removed", "Resync", "Watch"]
+
+_log = logging.getLogger(__name__)
+SLICE = 30.0  # one blocking call to the store lasts no longer
+GUARD_FROM = 5  # with fewer instances a loss of nine tenths is nothing special
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """An instance appeared."""
+
+    instance: Instance
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """An instance changed: health, status, metadata ..."""
+
+    instance: Instance
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """An instance is gone: deregistered, expired or killed."""
+
+    service: str
+    id: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """Events were lost; these are all instances at `revision`."""
+
+    instances: tuple[Instance, ...]
+    revision: int
+
+
+Change = Added | Changed | Removed | Resync
+
+
+@final
+class Watch:
+    """Iterates over changes from a revision on; use it as a context manager."""
+
+    def __init__(self, store: Store, prefix: str, since: int | None) -> None:
+        self._store, self._prefix = store, prefix
+        self.revision = store.read(prefix).revision if since is None else since
+        self._closed = False
+        self._ready: list[Change] = []
+
+    def poll(self, timeout: float = 0.0) -> list[Change]:
+        """Return the changes since the last call, waiting up to `timeout` seconds."""
+        try:
+            batch = self._store.events(self._prefix, self.revision, timeout)
+        except Compacted:
+            found = self._store.read(self._prefix)
+            self.revision = found.revision
+            everything = tuple(decode_all(found.records))
+            return [Resync(everything, found.revision)]
+        self.revision = batch.revision
+        return _changes(batch.events)
+
+    def close(self) -> None:
+        """End the iteration, at the latest after the current wait."""
+        self._closed = True
+
+    def __iter__(self) -> Iterator[Change]:
+        pause = 0.1
+        while not self._closed:
+            try:
+                changes = self.poll(1.0)
+                pause = 0.1
+            except StoreError as error:
+                if self._closed:
+                    return
+                _log.warning("watch waits for the store: %s", error)
+                time.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(5.0, 2 * pause)
+                continue
+            yield from changes
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _changes(events: tuple[Event, ...]) -> list[Change]:
+    found: list[Change] = []
+    for event in events:
+        if event.record is None:
+            service, id = instance_of(event.key)
+            found.append(Removed(service, id, event.revision))
+            continue
+        kind = Added if event.record.created == event.revision else Changed
+        found += [kind(instance, event.revision) for instance in decode_all([event.record])]
+    return found
+
+
+@final
+class Feed:
+    """All instances of the store, kept up to date by one thread.
+
+    `services` maps a name to a tuple that is replaced, never changed: reading it takes
+    no lock.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        reaper: Reaper,
+        *,
+        rng: random.Random,
+        confirm_after: float = 1.0,
+    ) -> None:
+        self._store, self._reaper, self._rng = store, reaper, rng
+        self._confirm_after = confirm_after
+        self.services: dict[str, tuple[Instance, ...]] = {}
+        self.connected = False
+        self.revision = 0
+        self._lock = threading.Lock()  # guards starting, and the listeners
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._listeners: list[Callable[[Change], None]] = []
+        self._changed = threading.Condition()
+
+    def start(self) -> None:
+        """Read everything once, then follow on a thread; quick when it runs."""
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is None and not self._closed.is_set():
+                self._adopt(self._load())
+                self._thread = threading.Thread(
+                    target=self._run, name="maestro-registry-feed", daemon=True
+                )
+                self._thread.start()
+
+    def listen(self, listener: Callable[[Change], None]) -> Callable[[], None]:
+        """Call `listener` with every change; return what stops that."""
+        with self._lock:
+            self._listeners.append(listener)
+
+        def stop() -> None:
+            with self._lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return stop
+
+    def wait_for(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Wait until `done()` holds; it is asked again after each change."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while not done():
+                left = deadline - time.monotonic()
+                if left <= 0 or self._closed.is_set():
+                    return False
+                self._changed.wait(min(left, 1.0))
+        return True
+
+    def close(self) -> None:
+        """Stop following."""
+        self._closed.set()
+
+    def join(self) -> None:
+        """Wait for the thread, after the store was closed."""
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join(10)
+
+    def _run(self) -> None:
+        pause = 0.1
+        while not self._closed.is_set():
+            try:
+                self._follow()
+                pause = 0.1
+            except StoreError as error:
+                if self._closed.is_set():
+                    return
+                self.connected = False
+                _log.warning("keeping the last known instances: %s", error)
+                self._closed.wait(pause * self._rng.uniform(0.5, 1.5))
+                pause = min(10.0, 2 * pause)
+
+    def _follow(self) -> None:
+        try:
+            batch = self._store.events("i/", self.revision, SLICE)
+        except Compacted:
+            self._resync()
+            return
+        self.connected = True
+        if batch.events:
+            self._take(batch.events, batch.revision)
+        self.revision = batch.revision
+
+    def _load(self) -> tuple[list[Instance], int]:
+        found = self._store.read("i/")
+        self.connected = True
+        return list(decode_all(found.records)), found.revision
+
+    def _resync(self) -> None:
+        instances, revision = self._load()
+        before = sum(map(len, self.services.values()))
+        if before >= GUARD_FROM and len(instances) * 10 <= before:
+            _log.warning(
+                "%d of %d instances vanished; asking again", before - len(instances), before
+            )
+            if self._closed.wait(self._confirm_after):
+                return
+            instances, revision = self._load()
+        self._adopt((instances, revision))
+        self._tell([Resync(tuple(instances), revision)])
+
+    def _adopt(self, found: tuple[list[Instance], int]) -> None:
+        instances, revision = found
+        grouped: dict[str, list[Instance]] = {}
+        for instance in instances:
+            grouped.setdefault(instance.service, []).append(instance)
+            self._reaper.watch(instance.process, instance.lease)
+        self.services = {name: tuple(group) for name, group in grouped.items()}
+        self.revision = revision
+
+    def _take(self, events: tuple[Event, ...], revision: int) -> None:
+        changes = _changes(events)
+        services = dict(self.services)
+        touched: dict[str, dict[str, Instance]] = {}
+        for change in changes:
+            if isinstance(change, Removed):
+                service, id = change.service, change.id
+            elif isinstance(change, Added | Changed):
+                service, id = change.instance.key
+                self._reaper.watch(change.instance.process, change.instance.lease)
+            else:
+                continue
+            if service not in touched:
+                touched[service] = {i.id: i for i in services.get(service, ())}
+            if isinstance(change, Removed):
+                touched[service].pop(id, None)
+            else:
+                touched[service][id] = change.instance
+        for service, group in touched.items():
+            services[service] = tuple(group[id] for id in sorted(group))
+            if not group:
+                del services[service]
+        self.services = services
+        self.revision = revision
+        self._tell(changes)
+
+    def _tell(self, changes: list[Change]) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        with self._lock:
+            listeners = list(self._listeners)
+        for change in changes:
+            for listener in listeners:
+                try:
+                    listener(change)
+                except Exception:  # one listener's fault must not stop the others
+                    _log.exception("a listener failed; the others go on")

@@ -1,0 +1,82 @@
+"""What the tests share: real processes, bounded waiting, short timings."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from maestro_service_registry import Timing
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def wait_until(done: Callable[[], object], seconds: float = 20.0) -> object:
+    """Ask until the answer is true; fail after a bound."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = done()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.005)
+
+
+def accepts(port: int, host: str = "127.0.0.1") -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def running(*command: str, port: int, **options) -> Iterator[subprocess.Popen]:
+    """Run a server until the block ends; stop it by its own id."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
+    )
+    try:
+        wait_until(lambda: accepts(port) or process.poll() is not None, 30)
+        assert process.poll() is None, f"{command[0]} ended with {process.returncode}"
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def quick_timing() -> Timing:
+    return Timing(sweep=0.1, confirm=0.1)
+
+
+def python(code: str, *args: str, **options) -> subprocess.Popen:
+    """Start a Python process with some code."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args],
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        **options,
+    )
+
+
+def fresh(url: str) -> str:
+    """Make the URL of a new, empty store on a shared server."""
+    return f"{url}?prefix=t{uuid.uuid4().hex[:8]}"
+
+
+def open_sockets(pid: int | None = None) -> int:
+    return len(list(Path(f"/proc/{pid or os.getpid()}/fd").iterdir()))

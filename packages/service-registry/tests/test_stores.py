@@ -1,0 +1,24 @@
+"""Every store passes the same suite."""
+
+import pytest
+from maestro_service_registry import InvalidInput, open_store
+from maestro_service_registry.testing import store_checks
+
+CHECKS = pytest.mark.parametrize("check", store_checks(), ids=lambda c: c.__name__)
+
+
+@CHECKS
+def test_memory(check):
+    check(open_store("memory://"))
+
+
+@CHECKS
+def test_sqlite(check, tmp_path):
+    check(open_store(f"sqlite:///{tmp_path}/some folder/registry.db"))
+
+
+def test_an_unknown_url_is_refused_with_the_known_ones():
+    with pytest.raises(InvalidInput, match="memory://, sqlite:///file.db"):
+        open_store("mysql://nowhere")
+    with pytest.raises(InvalidInput, match="sqlite:///relative"):
+        open_store("sqlite://")
