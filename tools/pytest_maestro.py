@@ -52,6 +52,8 @@ def _enter_folder(namespace: dict[str, Any]) -> None:
     namespace["_cwd"] = Path.cwd()
     namespace["_folder"] = tempfile.TemporaryDirectory(prefix="example-")
     os.chdir(namespace["_folder"].name)
+    # For examples that need a server: None skips them.
+    namespace["redis_url"] = os.environ.get("MAESTRO_REDIS_URL")
 
 
 def _leave_folder(namespace: dict[str, Any]) -> None:
