@@ -11,7 +11,13 @@ from typing import final
 
 from maestro_audit_logger._files import Files
 from maestro_audit_logger._merkle import leaf_hash
-from maestro_audit_logger._note import Checkpoint, Note, Signature, parse_checkpoint, parse_note
+from maestro_audit_logger._note import (
+    Checkpoint,
+    Note,
+    Signature,
+    parse_checkpoint,
+    parse_note,
+)
 from maestro_audit_logger._segments import list_segments
 from maestro_audit_logger._signers import Signer
 from maestro_audit_logger._store import Store
@@ -85,7 +91,10 @@ class Checkpointer:
             size = self._store.refresh()
             folder = self._store.folder
             note, signatures = self._previous(folder)
-            if note is not None and parse_checkpoint(parse_note(note).text).size == size:
+            if (
+                note is not None
+                and parse_checkpoint(parse_note(note).text).size == size
+            ):
                 return note
             # A checkpoint over lines that a power cut takes back would look
             # like tampering.
@@ -100,9 +109,7 @@ class Checkpointer:
                 _log.exception("the checkpoint hook %r failed", hook)
         return note
 
-    def _publish(
-        self, folder: Path, text: str, previous: tuple[Signature, ...]
-    ) -> str:
+    def _publish(self, folder: Path, text: str, previous: tuple[Signature, ...]) -> str:
         signer = self._signer
         signatures: tuple[Signature, ...] = ()
         if signer is not None:
@@ -188,7 +195,11 @@ class Checkpointer:
             data_from = 0
             if self._place[0] == segment.first and self._place[1] <= done:
                 following, data_from = self._place[1] + 1, self._place[2]
-            data = segment.read() if segment.packed else _read_from(segment.path, data_from)
+            data = (
+                segment.read()
+                if segment.packed
+                else _read_from(segment.path, data_from)
+            )
             lines = data.split(b"\n")
             rest = lines.pop()
             for line in lines:

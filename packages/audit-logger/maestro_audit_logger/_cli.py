@@ -19,7 +19,12 @@ from maestro_audit_logger._query import Query, follow, run_query
 from maestro_audit_logger._segments import Identity
 from maestro_audit_logger._signers import HmacRatchet, Signer
 from maestro_audit_logger._verify import verify_log
-from maestro_audit_logger.errors import AuditError, InvalidNote, InvalidProof, UntrustedNote
+from maestro_audit_logger.errors import (
+    AuditError,
+    InvalidNote,
+    InvalidProof,
+    UntrustedNote,
+)
 
 OK, TAMPERED, USAGE, DAMAGED, UNVERIFIED, FAILED = 0, 1, 2, 3, 4, 5
 _EXIT_CODES = """\
@@ -120,10 +125,17 @@ def _export(args: argparse.Namespace) -> int:
 def _evidence(args: argparse.Namespace) -> int:
     from maestro_audit_logger._evidence import write_bundle
 
-    keys = [str(Path(k).read_text("utf-8")).strip() if Path(k).is_file() else k for k in args.key]
+    keys = [
+        str(Path(k).read_text("utf-8")).strip() if Path(k).is_file() else k
+        for k in args.key
+    ]
     if any(key.startswith("HMAC+KEY+") for key in keys):
-        raise ValueError("an HMAC key is the auditor's secret: it cannot go into a bundle")
-    count = write_bundle(args.to, args.log, run_query(args.log, _criteria(args)), keys=keys)
+        raise ValueError(
+            "an HMAC key is the auditor's secret: it cannot go into a bundle"
+        )
+    count = write_bundle(
+        args.to, args.log, run_query(args.log, _criteria(args)), keys=keys
+    )
     _show(args, {"events": count, "to": args.to})
     return OK
 
@@ -192,7 +204,15 @@ def _keygen(args: argparse.Namespace) -> int:
         text = str(signer.public)
         said = "the public key; the private one is in the file"
     if args.json:
-        print(json.dumps({"key": text, "file": args.to, "kind": "hmac" if args.hmac else "ed25519"}))
+        print(
+            json.dumps(
+                {
+                    "key": text,
+                    "file": args.to,
+                    "kind": "hmac" if args.hmac else "ed25519",
+                }
+            )
+        )
     else:
         print(text)
         print(said, file=sys.stderr)
@@ -311,7 +331,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], int], text: str, *, log: bool = True
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        text: str,
+        *,
+        log: bool = True,
     ) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
         made.set_defaults(run=run)
@@ -321,11 +345,15 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     made = command("init", _init, "create a log")
-    made.add_argument("--origin", required=True, help="its name, such as app.example/audit")
+    made.add_argument(
+        "--origin", required=True, help="its name, such as app.example/audit"
+    )
     made = command("verify", _verify, "check chain, tree, checkpoints and signatures")
     _add_trust(made)
     made.add_argument("--full", action="store_true", help="parse every line as well")
-    made.add_argument("--strict", action="store_true", help="exit 4 without key and anchor")
+    made.add_argument(
+        "--strict", action="store_true", help="exit 4 without key and anchor"
+    )
     _add_criteria(command("query", _query, "print matching events"))
     made = command("tail", _tail, "print the newest events")
     _add_criteria(made)
@@ -334,24 +362,36 @@ def _parser() -> argparse.ArgumentParser:
     made = command("export", _export, "write matching events in a format")
     made.add_argument("format", help="jsonl, ocsf, syslog, cef, leef, ecs, csv, ...")
     made.add_argument("--to", default="-", help="a file; - is the standard output")
-    made.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE")
+    made.add_argument(
+        "-o", "--option", action="append", default=[], metavar="NAME=VALUE"
+    )
     _add_criteria(made)
-    made = command("evidence", _evidence, "write a zip of events, proofs and a verifier")
+    made = command(
+        "evidence", _evidence, "write a zip of events, proofs and a verifier"
+    )
     made.add_argument("--to", required=True)
-    made.add_argument("--key", action="append", default=[], help="public key to enclose")
+    made.add_argument(
+        "--key", action="append", default=[], help="public key to enclose"
+    )
     _add_criteria(made)
     made = command("prove", _prove, "print the proof of one record")
     made.add_argument("seq", type=int)
-    made = command("check-proof", _check_proof, "check a proof; needs no log", log=False)
+    made = command(
+        "check-proof", _check_proof, "check a proof; needs no log", log=False
+    )
     made.add_argument("proof", help="the file of the proof")
     made.add_argument("event", help="a file with the stored line")
-    made.add_argument("--key", action="append", default=[], help="whose signature counts")
+    made.add_argument(
+        "--key", action="append", default=[], help="whose signature counts"
+    )
     _add_writing(command("checkpoint", _checkpoint, "make a checkpoint and print it"))
     made = command("seal", _seal, "close the segment, make a checkpoint")
     made.add_argument("--pack", action="store_true", help="compress sealed segments")
     _add_writing(made)
     made = command("prune", _prune, "remove old sealed segments, keep their hashes")
-    made.add_argument("--before", required=True, help="a time such as 2026-01-01 or -365d")
+    made.add_argument(
+        "--before", required=True, help="a time such as 2026-01-01 or -365d"
+    )
     _add_writing(made)
     made = command("erase", _erase, "remove the private values of a subject")
     made.add_argument("--subject", required=True)
@@ -359,7 +399,9 @@ def _parser() -> argparse.ArgumentParser:
     made = command("keygen", _keygen, "make a key that signs checkpoints", log=False)
     made.add_argument("to", help="the new file")
     made.add_argument("--name", required=True, help="such as app.example/audit")
-    made.add_argument("--hmac", action="store_true", help="a ratchet instead of Ed25519")
+    made.add_argument(
+        "--hmac", action="store_true", help="a ratchet instead of Ed25519"
+    )
     made = command("report", _report, "write an HTML report")
     made.add_argument("--to", required=True)
     _add_trust(made)
@@ -371,7 +413,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--anchor", help="a file with a checkpoint kept outside")
     parser.add_argument(
-        "--key", action="append", default=[], help="a key, or a file of keys; repeatable"
+        "--key",
+        action="append",
+        default=[],
+        help="a key, or a file of keys; repeatable",
     )
 
 
@@ -389,7 +434,9 @@ def _add_criteria(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", help="a time, not included")
     parser.add_argument("--newest-first", action="store_true")
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--system", action="store_true", help="also the log's own records")
+    parser.add_argument(
+        "--system", action="store_true", help="also the log's own records"
+    )
 
 
 if __name__ == "__main__":

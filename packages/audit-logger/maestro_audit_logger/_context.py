@@ -54,9 +54,7 @@ class Binding:
             self._token = None
 
 
-def carried(
-    variable: ContextVar[Bound], function: Callable[P, R]
-) -> Callable[P, R]:
+def carried(variable: ContextVar[Bound], function: Callable[P, R]) -> Callable[P, R]:
     """Wrap a function so that it runs with what is bound now, in any thread."""
     value = variable.get(UNBOUND)
 

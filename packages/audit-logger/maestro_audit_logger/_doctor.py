@@ -51,4 +51,8 @@ def _private_rights(folder: Path) -> Check:
     if not path.exists():
         return "private values", True, "none"
     mode = path.stat().st_mode & 0o007
-    return "private values", not mode, "closed to others" if not mode else "others can read"
+    return (
+        "private values",
+        not mode,
+        "closed to others" if not mode else "others can read",
+    )

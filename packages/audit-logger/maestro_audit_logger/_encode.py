@@ -161,7 +161,7 @@ class Encoder:
         except _BadValue as bad:
             raise InvalidEvent(where + bad.path(), bad.message) from None
 
-    def _check_action(self, action: str, *, system: bool) -> None:
+    def _check_action(self, action: object, *, system: bool) -> None:
         if not isinstance(action, str) or not _ACTION.match(action):
             raise InvalidEvent(
                 "$.action",
@@ -179,7 +179,7 @@ class Encoder:
         if len(self._actions) < 4096:
             self._actions.add(action)
 
-    def _resource(self, resource: ResourceLike) -> str:
+    def _resource(self, resource: object) -> str:
         if resource is None:
             return "null"
         if isinstance(resource, Resource):
@@ -193,7 +193,7 @@ class Encoder:
         )
 
     def _identified(
-        self, where: str, kind: str, name: str, attributes: Mapping[str, Any]
+        self, where: str, kind: object, name: object, attributes: Mapping[str, Any]
     ) -> str:
         if not isinstance(kind, str) or not kind:
             raise InvalidEvent(

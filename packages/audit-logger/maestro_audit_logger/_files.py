@@ -79,9 +79,7 @@ class FolderLock:
     def held(self) -> Iterator[None]:
         """Hold the lock exclusively."""
         if self._fd is None:
-            self._fd = os.open(
-                self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
-            )
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         fd = self._fd
         fcntl.flock(fd, fcntl.LOCK_EX)
         try:

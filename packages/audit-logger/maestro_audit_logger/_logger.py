@@ -267,7 +267,9 @@ class AuditLogger:
                 actor=actor or outer.actor,
                 actor_json=self._encoder.actor(actor) if actor else outer.actor_json,
                 ctx=merged,
-                ctx_json=self._encoder.mapping(merged, "$.ctx") if ctx else outer.ctx_json,
+                ctx_json=self._encoder.mapping(merged, "$.ctx")
+                if ctx
+                else outer.ctx_json,
             ),
         )
 
@@ -306,9 +308,7 @@ class AuditLogger:
             capture: names of the parameters to record.
             actor: who acts; what `bind` says when left out.
         """
-        return audited(
-            self, action, resource=resource, capture=capture, actor=actor
-        )
+        return audited(self, action, resource=resource, capture=capture, actor=actor)
 
     def handler(self, *, actor: Actor | None = None) -> AuditHandler:
         """Return a `logging.Handler` that records what reaches it."""
@@ -463,7 +463,9 @@ class AuditLogger:
         try:
             self._committer.sync()
         except OSError as error:
-            raise AuditUnavailable(str(self.path), str(error), uncertain=True) from error
+            raise AuditUnavailable(
+                str(self.path), str(error), uncertain=True
+            ) from error
 
     def close(self) -> None:
         """Make a last checkpoint, sync and close; idempotent."""
@@ -493,7 +495,9 @@ class AuditLogger:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"seq={self._store.seq}"
-        return f"AuditLogger({str(self.path)!r}, origin={self.identity.origin!r}, {state})"
+        return (
+            f"AuditLogger({str(self.path)!r}, origin={self.identity.origin!r}, {state})"
+        )
 
     def __del__(self) -> None:
         if not getattr(self, "closed", True):
@@ -516,7 +520,7 @@ class AuditLogger:
         bound = self._var.get()
         return self._base if bound is UNBOUND else bound
 
-    def _body(
+    def _body(  # noqa: PLR0917 - the arguments of record, in its order
         self,
         ts: str,
         action: str,
@@ -595,7 +599,9 @@ class AuditLogger:
         return self._async
 
     @staticmethod
-    async def _in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def _in_thread(
+        function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
         import asyncio
 
         return await asyncio.to_thread(function, *args, **kwargs)
@@ -615,7 +621,7 @@ class AuditLogger:
         except Exception as error:  # the records are stored; the next one covers them
             self._checkpoint_seq = self._store.seq
             self._checkpoint_time = self._clock_ns()
-            _log.error("no checkpoint of %s: %s", self.path, error)  # noqa: TRY400
+            _log.error("no checkpoint of %s: %s", self.path, error)
 
     def _checkpoint(self) -> str:
         try:
@@ -682,7 +688,7 @@ class AuditLogger:
             )
 
 
-def _sync_every(durability: Durability) -> float | None:
+def _sync_every(durability: object) -> float | None:
     if durability == "commit":
         return 0
     if durability == "os":

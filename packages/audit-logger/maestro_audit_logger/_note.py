@@ -267,9 +267,7 @@ class Proof:
             verify_note(note, keys)
         checkpoint = parse_checkpoint(note.text)
         leaf = hashlib.sha256(b"\0" + entry).digest()
-        verify_inclusion(
-            leaf, self.index, checkpoint.size, self.path, checkpoint.root
-        )
+        verify_inclusion(leaf, self.index, checkpoint.size, self.path, checkpoint.root)
         return checkpoint
 
 

@@ -123,8 +123,10 @@ def _verdict(report: VerifyReport) -> str:
     }
     signed = ", ".join(report.signed_by)
     trust = [
-        f"Lines {report.first_seq:,} to {report.head_seq:,} checked "
-        f"against {report.checkpoints} checkpoints.",
+        (
+            f"Lines {report.first_seq:,} to {report.head_seq:,} checked "
+            f"against {report.checkpoints} checkpoints."
+        ),
         f"Signed by {escape(signed)}."
         if signed
         else "No key was given: integrity is shown, not who vouches for it.",
@@ -165,7 +167,7 @@ def _activity(summary: Summary) -> str:
         x, width = number * step, max(step - 2, 1)
         tall, low = 150 * total / most, 150 * failed / most
         bars.append(
-            f'<g><title>{label}: {total} events, {failed} failed or denied</title>'
+            f"<g><title>{label}: {total} events, {failed} failed or denied</title>"
             f'<rect x="{x:.1f}" y="{160 - tall:.1f}" width="{width:.1f}" '
             f'height="{tall:.1f}" fill="var(--bar)"/>'
             f'<rect x="{x:.1f}" y="{160 - low:.1f}" width="{width:.1f}" '
@@ -190,7 +192,9 @@ def _buckets(summary: Summary) -> tuple[list[tuple[str, int, int]], int]:
     hours = {datetime.fromisoformat(f"{h}:00:00+00:00"): h for h in summary.per_hour}
     start, end = min(hours), max(hours)
     span = int((end - start).total_seconds() // 3600) + 1
-    width = next(w for w in (1, 2, 3, 6, 12, 24, 48, 168, 720, span) if w * _BARS >= span)
+    width = next(
+        w for w in (1, 2, 3, 6, 12, 24, 48, 168, 720, span) if w * _BARS >= span
+    )
     count = -(-span // width)
     totals, failures = [0] * count, [0] * count
     for moment, hour in hours.items():
@@ -198,12 +202,15 @@ def _buckets(summary: Summary) -> tuple[list[tuple[str, int, int]], int]:
         totals[at] += summary.per_hour[hour]
         failures[at] += summary.failed_per_hour[hour]
     labels = [
-        (start + timedelta(hours=n * width)).strftime("%Y-%m-%d %H:00") for n in range(count)
+        (start + timedelta(hours=n * width)).strftime("%Y-%m-%d %H:00")
+        for n in range(count)
     ]
     return list(zip(labels, totals, failures, strict=True)), width
 
 
-def _top(title: str, name: str, counts: Counter[str], failed: Counter[str] | None) -> str:
+def _top(
+    title: str, name: str, counts: Counter[str], failed: Counter[str] | None
+) -> str:
     head = f"<th>{name}</th><th class=n>events</th>"
     head += "<th class=n>failed or denied</th>" if failed is not None else ""
     rows = []

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def sealed_ranges(folder: Path) -> list[tuple[Segment, int, str]]:
     """Return each sealed segment with its last line number and newest time."""
     segments = list_segments(folder)
     found = []
-    for segment, following in zip(segments, segments[1:], strict=False):
+    for segment, following in pairwise(segments):
         line = segment.read().removesuffix(b"\n").rpartition(b"\n")[2]
         try:
             seal: dict[str, Any] = json.loads(line)
@@ -84,7 +85,9 @@ def pack(audit: AuditLogger) -> list[Path]:
 def hold(audit: AuditLogger, name: str, first: int, last: int) -> None:
     """Keep lines first to last whatever `prune` is told, until `release`."""
     if not name or not 1 <= first <= last:
-        raise ValueError(f"expected a name and a range of lines, got {name!r} {first}-{last}")
+        raise ValueError(
+            f"expected a name and a range of lines, got {name!r} {first}-{last}"
+        )
     audit.record_system("audit.held", {"name": name, "first": first, "last": last})
     kept = [entry for entry in holds(audit.path) if entry[0] != name]
     _write_holds(audit.path, [*kept, (name, first, last)])

@@ -86,7 +86,7 @@ def list_segments(folder: Path) -> list[Segment]:
     """Return the segments in order; a packed twin yields to its plain file."""
     found: dict[int, Segment] = {}
     try:
-        present = sorted(os.listdir(folder))
+        present = sorted(path.name for path in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         raise LogNotFound(str(folder)) from None
     for name in present:

@@ -152,7 +152,7 @@ class Store:
         known = self._tail
         if known is not None:
             try:
-                status = os.stat(known.path)
+                status = os.stat(known.path)  # noqa: PTH116 - on the hot path
             except FileNotFoundError:
                 status = None
             if status is not None and status.st_ino == known.inode:

@@ -78,7 +78,9 @@ class Tiles:
         kept = self._kept.get((level, index))
         if kept is not None:
             return kept
-        width = min(TILE_WIDTH, (self.size >> (TILE_HEIGHT * level)) - index * TILE_WIDTH)
+        width = min(
+            TILE_WIDTH, (self.size >> (TILE_HEIGHT * level)) - index * TILE_WIDTH
+        )
         data = self._read(level, index, width)
         if len(self._kept) > 64:
             self._kept.clear()
@@ -118,7 +120,9 @@ class TileWriter:
             width = count % TILE_WIDTH
             data = tiles.tile(level, count // TILE_WIDTH) if width else b""
             if len(data) != width * HASH_BYTES:
-                raise LogDamaged(str(folder), f"the last tile of level {level} is short")
+                raise LogDamaged(
+                    str(folder), f"the last tile of level {level} is short"
+                )
             self._partial.append(bytearray(data))
             count //= TILE_WIDTH
             level += 1

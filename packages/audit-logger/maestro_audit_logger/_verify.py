@@ -11,7 +11,7 @@ import json
 import os
 from binascii import hexlify
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -51,7 +51,17 @@ from maestro_audit_logger.errors import (
 Status = Literal["ok", "damaged", "tampered"]
 _SYSTEM = f'"action":"{SYSTEM_PREFIX}'.encode()
 _MAX_DAMAGE = 4 << 20
-ENVELOPE = ["seq", "prev", "ts", "actor", "action", "resource", "outcome", "ctx", "data"]
+ENVELOPE = [
+    "seq",
+    "prev",
+    "ts",
+    "actor",
+    "action",
+    "resource",
+    "outcome",
+    "ctx",
+    "data",
+]
 
 
 @final
@@ -125,9 +135,7 @@ class VerifyReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        names = [
-            name for name in self.__dataclass_fields__ if name != "findings"
-        ]
+        names = [name for name in self.__dataclass_fields__ if name != "findings"]
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
         found["signed_by"] = list(self.signed_by)
         found["findings"] = [
@@ -366,9 +374,7 @@ class _Check:
             damage = describe_damage(number - len(self._bad), self._bad)
             head = HEAD.match(line)
             continues = (
-                head is not None
-                and int(head[1]) == number
-                and head[2] == self._prev
+                head is not None and int(head[1]) == number and head[2] == self._prev
             )
             if continues and explains(line, damage):
                 self._explained(damage.first, damage.last, damage.size)
@@ -507,6 +513,7 @@ class _Check:
             return
         self._first = segment.first
         missing = segment.first - 1
+        leaves: list[bytes] = []
         try:
             tiles = Tiles(self._folder, max(self._newest, missing))
             for start in range(0, missing, TILE_WIDTH):
@@ -607,9 +614,7 @@ class _Check:
         for number, text in notes:
             where = f"checkpoints:{number}"
             if text is None:
-                self._add(
-                    "torn-checkpoint", 0, where, "an unreadable line", "damaged"
-                )
+                self._add("torn-checkpoint", 0, where, "an unreadable line", "damaged")
                 continue
             try:
                 note = parse_note(text)
@@ -682,7 +687,9 @@ class _Check:
         for note in notes:
             size = parse_checkpoint(note.text).size
             mine = [
-                s for s in note.signatures if (s.name, s.key_id) == (key.name, key.key_id)
+                s
+                for s in note.signatures
+                if (s.name, s.key_id) == (key.name, key.key_id)
             ]
             problem = ""
             if len(mine) != 1:
@@ -720,5 +727,3 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} comes twice")
     return found
-
-

@@ -41,7 +41,9 @@ class Captured:
 
 
 @contextmanager
-def capture(actor: Actor | None = None, *, files: Files | None = None) -> Iterator[Captured]:
+def capture(
+    actor: Actor | None = None, *, files: Files | None = None
+) -> Iterator[Captured]:
     """Give a real logger in a temporary folder, without syncs.
 
     Args:

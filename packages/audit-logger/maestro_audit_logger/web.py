@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, final
 
 from maestro_audit_logger._event import Actor, Outcome
 
@@ -178,7 +178,7 @@ class AuditWSGIMiddleware:
             try:
                 # A generator runs to its first piece here, while actor and
                 # address are bound.
-                return cast("Iterable[bytes]", _begun(self._app(environ, watched)))
+                return _begun(self._app(environ, watched))
             except Exception:
                 if not started:
                     record(HTTPStatus.INTERNAL_SERVER_ERROR)

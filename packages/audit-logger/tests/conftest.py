@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from maestro_audit_logger import Actor, AuditLogger
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -9,7 +9,6 @@ import json
 import shutil
 
 import pytest
-
 from maestro_audit_logger import Actor, AuditLogger, HmacRatchet, verify_log
 
 SEGMENT = f"{1:020d}.jsonl"
@@ -58,10 +57,18 @@ CHANGES = {
     "insert": (lambda x: [*x[:4], x[3], *x[4:]], "record-changed", 5),
     "reorder": (lambda x: [*x[:4], x[5], x[4], *x[6:]], "chain-broken", 5),
     "cut the head": (lambda x: x[2:], "chain-broken", 1),
-    "whitespace": (lambda x: [*x[:4], x[4].replace(b",", b", "), *x[5:]], "chain-broken", 5),
+    "whitespace": (
+        lambda x: [*x[:4], x[4].replace(b",", b", "), *x[5:]],
+        "chain-broken",
+        5,
+    ),
     "carriage returns": (lambda x: [line + b"\r" for line in x], "chain-broken", 1),
     "NUL bytes": (lambda x: [*x[:4], b"\0" * len(x[4]), *x[5:]], "chain-broken", 5),
-    "invalid UTF-8": (lambda x: [*x[:4], x[4][:-3] + b"\xff}}", *x[5:]], "record-changed", 5),
+    "invalid UTF-8": (
+        lambda x: [*x[:4], x[4][:-3] + b"\xff}}", *x[5:]],
+        "record-changed",
+        5,
+    ),
     "byte order mark": (lambda x: [b"\xef\xbb\xbf" + x[0], *x[1:]], "chain-broken", 1),
     "unknown field": (
         lambda x: [*x[:4], x[4][:-1] + b',"approved_by":"ceo"}', *x[5:]],
@@ -85,7 +92,9 @@ def test_a_changed_line_is_found_and_located(ten, name):
     assert report.status == "tampered"
     worst = report.findings[0] if report.findings[0].seq else report.findings[1]
     found = {(f.kind, f.seq) for f in report.findings}
-    assert found & {(kind, seq), ("chain-broken", seq), ("chain-broken", seq + 1)}, worst
+    assert found & {(kind, seq), ("chain-broken", seq), ("chain-broken", seq + 1)}, (
+        worst
+    )
 
 
 @pytest.mark.parametrize("keep", range(11))
@@ -310,7 +319,9 @@ class TestRatchet:
         path.write_bytes(b"".join(rows[:1] + rows[2:]))
         assert "bad-seal" in kinds(verify_log(folder, keys=[key]))
 
-    def test_the_thief_of_the_present_key_cannot_rewrite_the_past(self, sealed, make_log):
+    def test_the_thief_of_the_present_key_cannot_rewrite_the_past(
+        self, sealed, make_log
+    ):
         """He rewrites, forgets all seals and seals anew: his epochs start late."""
         folder, key, state = sealed
         put(folder, rechain(folder, edit(lines_of(folder))))

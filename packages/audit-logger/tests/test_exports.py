@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - full-width signs are what the tests are about
 """Exports: read back by parsers and schemas that are not ours."""
 
 import asyncio
@@ -13,10 +14,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from maestro_audit_logger import Actor, Ed25519Signer, Resource, UnknownFormat
 from maestro_audit_logger.exporters import exporter, names
-from maestro_audit_logger.exporters._syslog import SyslogExporter, SyslogSender, structured_data
+from maestro_audit_logger.exporters._syslog import (
+    SyslogExporter,
+    SyslogSender,
+    structured_data,
+)
 
 DATA = Path(__file__).parent / "data"
 NASTY = 'a=b|c\\d"]e\nf\tg é'
@@ -78,7 +82,9 @@ def test_the_structured_data_of_rfc_5424():
         "exampleSDID@32473",
         {"iut": "3", "eventSource": "Application", "eventID": "1011"},
     )
-    assert made == '[exampleSDID@32473 iut="3" eventSource="Application" eventID="1011"]'
+    assert (
+        made == '[exampleSDID@32473 iut="3" eventSource="Application" eventID="1011"]'
+    )
     assert structured_data("x@1", {"k": 'a"b\\c]d'}) == r'[x@1 k="a\"b\\c\]d"]'
     assert structured_data("x@1", {}) == "-"
 
@@ -199,7 +205,9 @@ def test_csv_payloads_come_out_inert(make_log):
     rows = list(csv.DictReader(io.StringIO(stream.getvalue().decode(), newline="")))
     for payload, row in zip(payloads, rows, strict=True):
         for cell in row.values():
-            assert not cell.strip(" \u00a0\ufeff").startswith(tuple("=+-@\t\r\n＝＋－＠|%"))
+            assert not cell.strip(" \u00a0\ufeff").startswith(
+                tuple("=+-@\t\r\n＝＋－＠|%")
+            )
         assert row["actor_id"] in {payload, f"'{payload}"}
     plain = io.BytesIO()
     exporter("csv", safe=False).write(audit.query(), plain)
@@ -239,7 +247,9 @@ def test_opentelemetry_gets_log_records(audit):
     """Through the real SDK into its in-memory exporter."""
     sdk = pytest.importorskip("opentelemetry.sdk._logs")
     export = pytest.importorskip("opentelemetry.sdk._logs.export")
-    memory_kind = getattr(export, "InMemoryLogRecordExporter", None) or export.InMemoryLogExporter
+    memory_kind = (
+        getattr(export, "InMemoryLogRecordExporter", None) or export.InMemoryLogExporter
+    )
     memory = memory_kind()
     provider = sdk.LoggerProvider()
     provider.add_log_record_processor(export.SimpleLogRecordProcessor(memory))
@@ -390,7 +400,11 @@ def test_the_wsgi_middleware_binds_over_generators(make_log):
         yield b"a"
         yield b"b"
 
-    environ = {"REMOTE_ADDR": "10.1.1.1", "HTTP_X_FORWARDED_FOR": "6.6.6.6", "QUERY_STRING": ""}
+    environ = {
+        "REMOTE_ADDR": "10.1.1.1",
+        "HTTP_X_FORWARDED_FOR": "6.6.6.6",
+        "QUERY_STRING": "",
+    }
     setup_testing_defaults(environ)
     wrapped = validator(AuditWSGIMiddleware(validator(app), audit))
     body = wrapped(environ, lambda status, headers, exc_info=None: lambda data: None)

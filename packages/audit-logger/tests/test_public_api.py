@@ -3,9 +3,8 @@
 import subprocess
 import sys
 
-import pytest
-
 import maestro_audit_logger
+import pytest
 from maestro_audit_logger import errors
 
 RUN = [sys.executable, "-c"]
@@ -25,7 +24,11 @@ def test_every_promised_name_is_there():
 
 def test_every_error_has_the_one_root():
     """Users can catch AuditError."""
-    leaves = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
+    leaves = [
+        e
+        for e in vars(errors).values()
+        if isinstance(e, type) and issubclass(e, Exception)
+    ]
     assert len(leaves) >= 11
     assert all(issubclass(error, errors.AuditError) for error in leaves)
     for error in leaves:
@@ -37,23 +40,31 @@ def test_every_error_has_the_one_root():
     [
         "import maestro_audit_logger",
         "from maestro_audit_logger import AuditLogger, Actor",
-        "from maestro_audit_logger import AuditLogger as A, Actor as U; import tempfile;"
-        "a = A(tempfile.mkdtemp() + '/a', origin='x', actor=U.user('u'));"
-        "a.record('a.b'); a.close()",
+        (
+            "from maestro_audit_logger import AuditLogger as A, Actor; import tempfile;"
+            "a = A(tempfile.mkdtemp() + '/a', origin='x', actor=Actor.user('u'));"
+            "a.record('a.b'); a.close()"
+        ),
     ],
 )
 def test_importing_and_recording_cost_no_asyncio_sqlite_or_extras(code):
     """They load when something needs them."""
-    heavy = "asyncio sqlite3 cryptography orjson pyarrow opentelemetry ssl inspect zipfile"
+    heavy = (
+        "asyncio sqlite3 cryptography orjson pyarrow opentelemetry ssl inspect zipfile"
+    )
     check = f"; import sys; print([m for m in {heavy.split()} if m in sys.modules])"
     found = subprocess.run([*RUN, code + check], capture_output=True, check=True).stdout
-    unwanted = set(eval(found))  # noqa: S307 - a list that we printed
+    unwanted = set(eval(found))
     assert unwanted - {"inspect"} == set()  # dataclasses imports inspect itself
 
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("_crypto", "crypto"), ("exporters._otel", "otel"), ("exporters._parquet", "parquet")],
+    [
+        ("_crypto", "crypto"),
+        ("exporters._otel", "otel"),
+        ("exporters._parquet", "parquet"),
+    ],
 )
 def test_a_missing_extra_names_its_install_line(module, extra):
     """Instead of a bare ModuleNotFoundError."""

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from maestro_audit_logger import Actor, AuditError, Query, follow, verify_log
 from maestro_audit_logger._cli import main
 from maestro_audit_logger._report import Summary
@@ -49,10 +48,19 @@ def test_criteria_combine(audit):
     assert numbers(audit.query(actor="user:u-1", action="invoice.*")) == [
         n for n in range(1, 60, 4) if n % 3 < 2
     ]
-    assert numbers(audit.query(resource=("invoice", "inv-2"), outcome="denied")) == [7, 42]
-    assert numbers(audit.query(resource="inv-2", where=lambda e: e.data["n"] > 50)) == [52, 57]
+    assert numbers(audit.query(resource=("invoice", "inv-2"), outcome="denied")) == [
+        7,
+        42,
+    ]
+    assert numbers(audit.query(resource="inv-2", where=lambda e: e.data["n"] > 50)) == [
+        52,
+        57,
+    ]
     assert list(audit.query(actor="service:u-1")) == []
-    assert numbers(audit.query(action="user.login", newest_first=True, limit=2)) == [59, 56]
+    assert numbers(audit.query(action="user.login", newest_first=True, limit=2)) == [
+        59,
+        56,
+    ]
 
 
 def test_a_name_that_is_part_of_another_does_not_match(make_log):
@@ -69,7 +77,9 @@ def test_times_are_half_open_and_may_be_relative(audit):
     moment = datetime.fromtimestamp(START / 1e9 + 3600 * 10, UTC)
     assert numbers(audit.query(since=moment))[0] == 10
     assert numbers(audit.query(until=moment))[-1] == 9
-    assert numbers(audit.query(since="2027-01-16", until="2027-01-17")) == list(range(16, 40))
+    assert numbers(audit.query(since="2027-01-16", until="2027-01-17")) == list(
+        range(16, 40)
+    )
     assert len(list(audit.query(since="-1d"))) == 60
     with pytest.raises(ValueError, match="expected a time such as"):
         list(audit.query(since="yesterday"))
@@ -101,7 +111,9 @@ def test_pages_cover_everything_once(audit):
     before=st.none() | st.integers(0, 70),
     newest_first=st.booleans(),
 )
-def test_a_query_finds_what_a_full_scan_finds(audit, actor, action, outcome, after, before, newest_first):
+def test_a_query_finds_what_a_full_scan_finds(
+    audit, actor, action, outcome, after, before, newest_first
+):
     """The byte search has no false negatives."""
     from fnmatch import fnmatchcase
 
@@ -148,7 +160,9 @@ def test_the_tail_follows_over_rotation(make_log, folder):
     thread = threading.Thread(target=write)
     thread.start()
     query = Query(action="a.b")
-    seen = numbers(follow(folder, query, sleep=lambda _: time.sleep(0.005), stop=done.is_set))
+    seen = numbers(
+        follow(folder, query, sleep=lambda _: time.sleep(0.005), stop=done.is_set)
+    )
     thread.join()
     seen += numbers(audit.query(action="a.b"))[len(seen) :]
     assert seen == list(range(60))
@@ -280,10 +294,14 @@ def test_reading_commands(ten, tmp_path, capsys):
     _, out, _ = run(capsys, "query", ten, "--actor", "u-1", "--limit", 2)
     assert len(out.splitlines()) == 2
     _, out, _ = run(capsys, "tail", ten, "-n", 3, "--json")
-    assert [json.loads(line)["data"]["number"] for line in out.splitlines()] == [7, 8, 9]
+    assert [json.loads(line)["data"]["number"] for line in out.splitlines()] == [
+        7,
+        8,
+        9,
+    ]
     assert run(capsys, "export", ten, "csv", "--to", tmp_path / "x.csv")[0] == 0
     assert (tmp_path / "x.csv").read_text("utf-8").count("\n") == 11
-    code, out, _ = run(capsys, "doctor", ten, "--json")
+    _, out, _ = run(capsys, "doctor", ten, "--json")
     assert {c["check"] for c in json.loads(out)} >= {"space", "checkpoint"}
 
 
@@ -293,7 +311,7 @@ def test_keeping_commands(ten, tmp_path, capsys):
     assert run(capsys, "erase", ten, "--subject", "u-9", "--actor", "ops")[1] == (
         "subject u-9, erased 0\n"
     )
-    code, out, _ = run(capsys, "prune", ten, "--before", "2100-01-01", "--json")
+    _, out, _ = run(capsys, "prune", ten, "--before", "2100-01-01", "--json")
     assert json.loads(out) == {"removed_segments": [1]}
     assert run(capsys, "verify", ten)[0] == 0
     _, out, _ = run(capsys, "query", ten, "--action", "audit.erased", "--json")
@@ -310,8 +328,17 @@ def test_control_characters_do_not_reach_a_terminal(make_log, folder, capsys):
 
 def test_interrupting_the_tail_is_quiet(ten):
     """^C: 130 and no stack trace."""
-    command = [sys.executable, "-m", "maestro_audit_logger._cli", "tail", str(ten), "-f"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "maestro_audit_logger._cli",
+        "tail",
+        str(ten),
+        "-f",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
@@ -328,9 +355,15 @@ def test_help_has_an_example_and_the_exit_codes(capsys):
     assert "exit codes: 0 ok, 1 tampered" in out
 
 
-def test_the_report_shows_counts_and_verdict_in_a_browser(audit, tmp_path, capsys, require_program):
+def test_the_report_shows_counts_and_verdict_in_a_browser(
+    audit, tmp_path, capsys, require_program
+):
     """Rendered by chromium: what a reader sees, with names from outside inert."""
-    audit.record("a.b", actor=Actor.user("<script>document.title='owned'</script>"), outcome="failure")
+    audit.record(
+        "a.b",
+        actor=Actor.user("<script>document.title='owned'</script>"),
+        outcome="failure",
+    )
     page = tmp_path / "report.html"
     assert run(capsys, "report", audit.path, "--to", page)[0] == 0
     source = page.read_text("utf-8")

@@ -10,7 +10,6 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-
 from maestro_audit_logger import (
     Actor,
     AuditError,
@@ -60,7 +59,7 @@ def test_the_envelope_has_a_fixed_order_and_the_rest_is_sorted(make_log):
         ({"x": 10**400}, "$.data.x"),
         ({"x": b"raw"}, "$.data.x"),
         ({"x": object()}, "$.data.x"),
-        ({"x": datetime(2026, 1, 1)}, "$.data.x"),  # noqa: DTZ001 - naive on purpose
+        ({"x": datetime(2026, 1, 1)}, "$.data.x"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_with_its_path(make_log, data, where):
@@ -101,7 +100,8 @@ def test_common_types_are_written_as_text(make_log):
 
 
 @pytest.mark.parametrize(
-    "text", ["a\u2028b", "a\u2029b", "a\x85b", "a\nb", "a\r\nb", "\ud800", "\x00", "\x1b[31m"]
+    "text",
+    ["a\u2028b", "a\u2029b", "a\x85b", "a\nb", "a\r\nb", "\ud800", "\x00", "\x1b[31m"],
 )
 def test_foreign_separators_stay_inside_their_line(make_log, folder, text):
     """No alphabet can split a line, and the value comes back unchanged."""
@@ -230,7 +230,9 @@ def test_audited_captures_named_parameters(make_log):
     """Sync and async functions keep their names, results and errors."""
     audit = make_log()
 
-    @audit.audited("role.grant", resource=lambda user, role: ("user", user), capture=["role"])
+    @audit.audited(
+        "role.grant", resource=lambda user, role: ("user", user), capture=["role"]
+    )
     def grant(user, role):
         return f"{user}:{role}"
 
@@ -241,7 +243,9 @@ def test_audited_captures_named_parameters(make_log):
 
     assert grant("u-9", "admin") == "u-9:admin"
     assert last(audit).resource == Resource("user", "u-9")
-    intents = [e for e in audit.query(action="role.grant") if e.ctx["phase"] == "intent"]
+    intents = [
+        e for e in audit.query(action="role.grant") if e.ctx["phase"] == "intent"
+    ]
     assert intents[0].data == {"role": "admin"}
     with pytest.raises(KeyError):
         asyncio.run(revoke("u-1"))
@@ -277,7 +281,8 @@ def test_a_thousand_tasks_share_syncs_and_cancellation_loses_nothing(make_log):
 
     async def main():
         tasks = [
-            asyncio.create_task(audit.arecord("a.b", data={"n": n})) for n in range(1000)
+            asyncio.create_task(audit.arecord("a.b", data={"n": n}))
+            for n in range(1000)
         ]
         await asyncio.sleep(0)
         for task in tasks[::3]:
@@ -326,7 +331,9 @@ def test_several_loggers_on_one_folder_make_one_chain(make_log):
 def test_record_many_stores_in_order_with_one_sync(make_log):
     """A refused event refuses the whole call."""
     audit = make_log(durability="commit")
-    receipts = audit.record_many({"action": "a.b", "data": {"n": n}} for n in range(500))
+    receipts = audit.record_many(
+        {"action": "a.b", "data": {"n": n}} for n in range(500)
+    )
     assert [r.seq for r in receipts] == list(range(2, 502))
     assert audit.stats["syncs"] == 1
     with pytest.raises(InvalidEvent):
@@ -381,8 +388,12 @@ def test_logging_records_become_events(make_log):
 def test_private_values_can_be_erased_and_the_chain_stays_green(make_log, folder):
     """The value is gone from every file; the commitment stays."""
     audit = make_log()
-    audit.record("user.create", data={"email": Private("kim@example.org", subject="u-9")})
-    audit.record("user.create", data={"email": Private("joe@example.org", subject="u-8")})
+    audit.record(
+        "user.create", data={"email": Private("kim@example.org", subject="u-9")}
+    )
+    audit.record(
+        "user.create", data={"email": Private("joe@example.org", subject="u-8")}
+    )
     first, second = audit.query()
     assert audit.reveal(first) == {"email": "kim@example.org"}
     assert audit.erase("u-9") == 1

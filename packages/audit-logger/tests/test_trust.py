@@ -1,3 +1,4 @@
+# ruff: noqa: ISC004 - long constants of the RFC
 """Merkle proofs, signed notes, Ed25519: with vectors that others made."""
 
 import base64
@@ -6,7 +7,6 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from maestro_audit_logger import (
     Ed25519Signer,
     InvalidNote,
@@ -112,7 +112,16 @@ def test_the_consistency_vectors(vectors):
 
 
 # RFC 6962 roots over the eight leaves of certificate-transparency's merkletree tests.
-LEAVES = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
+LEAVES = [
+    "",
+    "00",
+    "10",
+    "2021",
+    "3031",
+    "40414243",
+    "5051525354555657",
+    "606162636465666768696a6b6c6d6e6f",
+]
 ROOTS = [
     "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
     "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
@@ -179,7 +188,9 @@ def test_a_scalar_over_the_group_order_is_refused():
     public, message, signature = RFC8032[0]
     order = 2**252 + 27742317777372353535851937790883648493
     raw = bytes.fromhex(signature)
-    twin = raw[:32] + (int.from_bytes(raw[32:], "little") + order).to_bytes(32, "little")
+    twin = raw[:32] + (int.from_bytes(raw[32:], "little") + order).to_bytes(
+        32, "little"
+    )
     assert not ed25519_verify(bytes.fromhex(public), bytes.fromhex(message), twin)
 
 
@@ -249,7 +260,8 @@ def test_malformed_checkpoints_are_refused(text):
 
 
 @pytest.mark.parametrize(
-    "key", ["", "a+b", PETER.replace("c74f20a3", "c74f20a4"), "x+00000000+AAAA", "a b+1+AA=="]
+    "key",
+    ["", "a+b", PETER.replace("c74f20a3", "c74f20a4"), "x+00000000+AAAA", "a b+1+AA=="],
 )
 def test_malformed_keys_are_refused(key):
     """The id has to belong to the key."""
@@ -257,7 +269,9 @@ def test_malformed_keys_are_refused(key):
         parse_key(key)
 
 
-def test_an_ed25519_log_is_verified_with_the_public_key_alone(make_log, folder, tmp_path):
+def test_an_ed25519_log_is_verified_with_the_public_key_alone(
+    make_log, folder, tmp_path
+):
     """Save and load the key; a stranger's key fails."""
     signer = Ed25519Signer.generate("app.example/audit")
     signer.save(tmp_path / "key")
@@ -284,7 +298,10 @@ def test_every_record_can_be_proven(make_log, folder, count):
         keys = [str(signer.public)]
         for seq in {1, 2, count, count + 1, min(256, count)}:
             proof = audit.prove(seq)
-            assert check_proof(proof, stored_line(folder, seq), keys=keys).size == count + 1
+            assert (
+                check_proof(proof, stored_line(folder, seq), keys=keys).size
+                == count + 1
+            )
         with pytest.raises(InvalidProof, match="do not lead"):
             check_proof(proof, stored_line(folder, seq) + b" ", keys=keys)
         with pytest.raises(InvalidProof, match=f"from 1 to {count + 1}"):

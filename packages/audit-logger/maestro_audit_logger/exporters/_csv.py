@@ -34,10 +34,15 @@ class CsvExporter:
 
     def write(self, events: Iterable[Event], stream: BinaryIO) -> int:
         """Write a header and one row per event."""
-        text = io.TextIOWrapper(stream, encoding="utf-8", newline="", errors="backslashreplace")
+        text = io.TextIOWrapper(
+            stream, encoding="utf-8", newline="", errors="backslashreplace"
+        )
         try:
             writer = csv.writer(
-                text, quoting=csv.QUOTE_ALL, delimiter=self._delimiter, lineterminator="\r\n"
+                text,
+                quoting=csv.QUOTE_ALL,
+                delimiter=self._delimiter,
+                lineterminator="\r\n",
             )
             writer.writerow(COLUMNS)
             count = 0

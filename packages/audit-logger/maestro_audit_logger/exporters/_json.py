@@ -37,7 +37,9 @@ class CloudEventsExporter:
         type_prefix: reverse-DNS prefix of the event types.
     """
 
-    def __init__(self, *, source: str = "urn:maestro:audit", type_prefix: str = "") -> None:
+    def __init__(
+        self, *, source: str = "urn:maestro:audit", type_prefix: str = ""
+    ) -> None:
         self._source = source
         self._prefix = f"{type_prefix}." if type_prefix else ""
 
@@ -71,7 +73,9 @@ class EcsExporter:
         dataset: the `event.dataset` to state.
     """
 
-    def __init__(self, *, version: str = "8.17.0", dataset: str = "maestro.audit") -> None:
+    def __init__(
+        self, *, version: str = "8.17.0", dataset: str = "maestro.audit"
+    ) -> None:
         self._version = version
         self._dataset = dataset
 
@@ -83,7 +87,9 @@ class EcsExporter:
     def encode(self, event: Event) -> dict[str, Any]:
         """Return one event as an ECS document."""
         outcome = "failure" if event.outcome == "denied" else event.outcome
-        kind = {"denied": ["denied"], "success": ["allowed"]}.get(event.outcome, ["info"])
+        kind = {"denied": ["denied"], "success": ["allowed"]}.get(
+            event.outcome, ["info"]
+        )
         made: dict[str, Any] = {
             "@timestamp": event.ts,
             "ecs": {"version": self._version},

@@ -23,7 +23,17 @@ _CLASSES = {
 _CRUD = {
     1: ("create", "add", "insert", "register", "upload", "import", "post"),
     2: ("read", "get", "list", "view", "search", "export", "download", "query"),
-    3: ("update", "edit", "change", "set", "approve", "grant", "revoke", "patch", "put"),
+    3: (
+        "update",
+        "edit",
+        "change",
+        "set",
+        "approve",
+        "grant",
+        "revoke",
+        "patch",
+        "put",
+    ),
     4: ("delete", "remove", "erase", "purge", "destroy"),
 }
 _LOGIN = {"login": 1, "logon": 1, "signin": 1, "logout": 2, "logoff": 2, "signout": 2}
@@ -32,8 +42,16 @@ _ACCOUNT = {
     "disable": 5, "delete": 6, "lock": 9, "unlock": 12,
 }  # fmt: skip
 _OTHER = 99
-_STATUS = {"success": (1, "Success"), "failure": (2, "Failure"), "denied": (2, "Failure")}
-_SEVERITY = {"success": (1, "Informational"), "failure": (2, "Low"), "denied": (3, "Medium")}
+_STATUS = {
+    "success": (1, "Success"),
+    "failure": (2, "Failure"),
+    "denied": (2, "Failure"),
+}
+_SEVERITY = {
+    "success": (1, "Informational"),
+    "failure": (2, "Low"),
+    "denied": (3, "Medium"),
+}
 
 
 @final
@@ -110,7 +128,11 @@ class OcsfExporter:
         if class_uid == AUTHENTICATION:
             made["service"] = {"name": self._product["name"]}
         if resource:
-            made["user"] = {"uid": resource.id, "type_id": _OTHER, "type": resource.type}
+            made["user"] = {
+                "uid": resource.id,
+                "type_id": _OTHER,
+                "type": resource.type,
+            }
         else:
             made["user"] = _user(event)
 

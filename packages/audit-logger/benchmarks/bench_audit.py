@@ -1,0 +1,391 @@
+"""Compare the audit logger with what people use instead.
+
+python bench_audit.py [--short] [--json FILE]
+
+Interleaved rounds, medians of rounds; `ratio` is ours over the peer's in the
+same round. CPU is process time per event; rates are events per wall second.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from maestro_audit_logger import Actor, AuditLogger
+
+FIELDS = {
+    "request_id": "0af7651916cd43dd8448eb211c80319c",
+    "ip": "203.0.113.7",
+    "amount": 1200,
+    "currency": "EUR",
+    "items": [1, 2, 3],
+    "note": "approved after review",
+}
+ACTOR = Actor.user("u-42")
+
+
+def ours_open(folder, **settings):
+    return AuditLogger(f"{folder}/audit", origin="bench", actor=ACTOR, **settings)
+
+
+# One event to the operating system, CPU per event
+
+
+def cpu_ours(folder, count):
+    with ours_open(folder, durability="os") as audit:
+        start = time.process_time()
+        for _ in range(count):
+            audit.record("invoice.approve", resource=("invoice", "inv-7"), data=FIELDS)
+        return (time.process_time() - start) / count * 1e6
+
+
+class JsonFormatter(logging.Formatter):
+    def format(self, record):
+        return json.dumps(
+            {
+                "ts": self.formatTime(record),
+                "level": record.levelname,
+                "logger": record.name,
+                "actor": record.actor,
+                "action": record.getMessage(),
+                "resource": record.resource,
+                "outcome": "success",
+                "data": record.data,
+            }
+        )
+
+
+def cpu_logging(folder, count):
+    logger = logging.Logger("bench")  # noqa: LOG001 - kept out of the tree
+    handler = logging.FileHandler(f"{folder}/stdlib.log", encoding="utf-8")
+    handler.setFormatter(JsonFormatter())
+    logger.addHandler(handler)
+    extra = {
+        "actor": {"type": "user", "id": "u-42"},
+        "resource": ["invoice", "inv-7"],
+        "data": FIELDS,
+    }
+    start = time.process_time()
+    for _ in range(count):
+        logger.info("invoice.approve", extra=extra)
+    taken = (time.process_time() - start) / count * 1e6
+    handler.close()
+    return taken
+
+
+def cpu_structlog(folder, count):
+    import orjson
+    import structlog
+
+    with open(f"{folder}/structlog.log", "wb") as file:
+        logger = structlog.wrap_logger(
+            structlog.BytesLogger(file),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso"),
+                structlog.processors.JSONRenderer(serializer=orjson.dumps),
+            ],
+        ).bind(actor={"type": "user", "id": "u-42"})
+        start = time.process_time()
+        for _ in range(count):
+            logger.info(
+                "invoice.approve",
+                resource=["invoice", "inv-7"],
+                outcome="success",
+                data=FIELDS,
+            )
+        return (time.process_time() - start) / count * 1e6
+
+
+def cpu_loguru(folder, count):
+    from loguru import logger
+
+    logger.remove()
+    sink = logger.add(f"{folder}/loguru.log", serialize=True)
+    bound = logger.bind(actor={"type": "user", "id": "u-42"})
+    start = time.process_time()
+    for _ in range(count):
+        bound.bind(resource=["invoice", "inv-7"], data=FIELDS).info("invoice.approve")
+    taken = (time.process_time() - start) / count * 1e6
+    logger.remove(sink)
+    return taken
+
+
+def cpu_auditchain(folder, count):
+    from auditchain import JsonlBackend, SyncAuditLog
+
+    log = SyncAuditLog(JsonlBackend(f"{folder}/chain.jsonl"))
+    count = min(count, 2000)
+    start = time.process_time()
+    for _ in range(count):
+        log.append(
+            actor="u-42", action="invoice.approve", subject="inv-7", metadata=FIELDS
+        )
+    return (time.process_time() - start) / count * 1e6
+
+
+# Durable events per second
+
+
+def threads(number, per_thread, work):
+    workers = [threading.Thread(target=work, args=(per_thread,)) for _ in range(number)]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return number * per_thread / (time.perf_counter() - start)
+
+
+def durable_ours(folder, number, per_thread):
+    with ours_open(folder, durability="commit") as audit:
+
+        def work(count):
+            for _ in range(count):
+                audit.record(
+                    "invoice.approve", resource=("invoice", "inv-7"), data=FIELDS
+                )
+
+        return threads(number, per_thread, work)
+
+
+def durable_sqlite(folder, number, per_thread, level="full"):
+    path = f"{folder}/peer-{level}.sqlite"
+    with sqlite3.connect(path) as setup:
+        setup.execute("pragma journal_mode=wal")
+        setup.execute(
+            "create table if not exists e (id integer primary key, line text)"
+        )
+    setup.close()
+    line = json.dumps({"actor": "u-42", "action": "invoice.approve", "data": FIELDS})
+
+    def work(count):
+        connection = sqlite3.connect(path, timeout=120, isolation_level=None)
+        connection.execute(f"pragma synchronous={level}")
+        for _ in range(count):
+            connection.execute("insert into e (line) values (?)", (line,))
+        connection.close()
+
+    return threads(number, per_thread, work)
+
+
+# A large log: verify and query, in a fresh process to see its memory
+
+
+def large_log(folder, count):
+    with ours_open(folder, durability="os") as audit:
+        for start in range(0, count, 2000):
+            audit.record_many(
+                {
+                    "action": "invoice.approve",
+                    "actor": Actor.user(f"u-{n % 5000}"),
+                    "resource": ("invoice", f"inv-{n}"),
+                    "data": FIELDS,
+                }
+                for n in range(start, min(start + 2000, count))
+            )
+    return f"{folder}/audit"
+
+
+PROBE = """
+import resource, sys, time
+{imports}
+start, wall = time.process_time(), time.perf_counter()
+{work}
+print(time.process_time() - start, time.perf_counter() - wall,
+      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def probe(imports, work):
+    code = PROBE.format(imports=imports, work=work)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True
+    ).stdout
+    return [float(value) for value in shown.split()]
+
+
+def verify_auditchain(folder, count):
+    from auditchain import JsonlBackend, SyncAuditLog
+
+    log = SyncAuditLog(JsonlBackend(f"{folder}/chain.jsonl"))
+    for n in range(count):
+        log.append(
+            actor=f"u-{n}", action="invoice.approve", subject="inv-7", metadata=FIELDS
+        )
+    return probe(
+        "from auditchain import JsonlBackend, SyncAuditLog",
+        f"log = SyncAuditLog(JsonlBackend({folder + '/chain.jsonl'!r})); log.verify()",
+    )
+
+
+def rounds(count, mine, peer):
+    """Interleave; return the medians of both, of the ratio, and its spread."""
+    pairs = []
+    for number in range(count):
+        order = (mine, peer) if number % 2 == 0 else (peer, mine)
+        values = {}
+        for work in order:
+            with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+                values[work] = work(folder)
+        pairs.append((values[mine], values[peer]))
+    ratios = [a / b for a, b in pairs]
+    return (
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
+        statistics.median(ratios),
+        max(ratios) - min(ratios),
+    )
+
+
+def row(work, unit, peer, measured, target, direction):
+    ours, theirs, ratio, spread = measured
+    met = None
+    if target is not None:
+        met = ratio <= target if direction == "lower" else ratio >= target
+    return {
+        "work": work, "unit": unit, "peer": peer, "peer_value": theirs, "ours": ours,
+        "ratio": ratio, "spread": spread, "target": target, "met": met, "direction": direction,
+    }  # fmt: skip
+
+
+def bench(short):
+    count, times = (2000, 3) if short else (10_000, 7)
+    out = []
+    for peer, work, target in [
+        ("stdlib logging JSON", cpu_logging, 1.0),
+        ("structlog + orjson", cpu_structlog, None),
+        ("loguru", cpu_loguru, None),
+        ("auditchain", cpu_auditchain, None),
+    ]:
+        try:
+            measured = rounds(
+                times, lambda f: cpu_ours(f, count), lambda f, w=work: w(f, count)
+            )
+        except ImportError:
+            print(f"{peer}: not installed", file=sys.stderr)
+            out.append(
+                {
+                    "work": "one event to the OS, CPU",
+                    "peer": peer,
+                    "note": "not installed",
+                }
+            )
+            continue
+        out.append(
+            row("one event to the OS, CPU", "us", peer, measured, target, "lower")
+        )
+    per = 20 if short else 100
+    for level, target in (("full", 10.0), ("normal", None)):
+        measured = rounds(
+            3 if short else 5,
+            lambda f: durable_ours(f, 64, per),
+            lambda f, lv=level: durable_sqlite(f, 64, max(per // 10, 2), lv),
+        )
+        name = f"SQLite WAL {level.upper()}, 64 threads"
+        out.append(
+            row("durable events, 64 threads", "/s", name, measured, target, "higher")
+        )
+    out += bench_large(50_000 if short else 1_000_000, 2000 if short else 20_000)
+    return out
+
+
+def bench_large(count, peer_count):
+    out = []
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+        path = large_log(folder, count)
+        scale = 1_000_000 / count
+        cpu, _, memory = probe(
+            "from maestro_audit_logger import verify_log",
+            f"assert verify_log({path!r}).ok",
+        )
+        _, seconds, _ = probe(
+            "from maestro_audit_logger import Query, run_query",
+            f"assert len(list(run_query({path!r}, Query(actor='u-77')))) == {count // 5000}",
+        )
+        try:
+            peer_cpu, _, peer_memory = verify_auditchain(folder, peer_count)
+            peer_scale = 1_000_000 / peer_count
+            peer = (peer_cpu * peer_scale, peer_memory)
+        except ImportError:
+            peer = (float("nan"), float("nan"))
+    cpu, seconds = cpu * scale, seconds * scale
+    name = f"auditchain, from {peer_count:,} events"
+    made = row(
+        "verify 1M events, CPU",
+        "s",
+        name,
+        (cpu, peer[0], cpu / peer[0], 0.0),
+        None,
+        "lower",
+    )
+    out.append(made | {"target": 3.0, "met": cpu <= 3.0, "note": "target in seconds"})
+    made = row(
+        "verify, peak memory",
+        "MB",
+        name,
+        (memory, peer[1], memory / peer[1], 0.0),
+        None,
+        "lower",
+    )
+    out.append(made | {"target": 50.0, "met": memory <= 50.0, "note": "target in MB"})
+    made = row(
+        "query one actor of 1M",
+        "s",
+        "1 second",
+        (seconds, 1.0, seconds, 0.0),
+        1.0,
+        "lower",
+    )
+    out.append(made)
+    return out
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    found = bench(args.short)
+    for item in found:
+        if "ours" in item:
+            print(
+                f"{item['work']:28} {item['peer']:32} ours {item['ours']:10.2f} {item['unit']:3} "
+                f"peer {item['peer_value']:10.2f} ratio {item['ratio']:7.3f} "
+                f"(spread {item['spread']:.2f}) met {item['met']}"
+            )
+    if args.json:
+        versions = {}
+        for name in (
+            "maestro-audit-logger",
+            "structlog",
+            "orjson",
+            "loguru",
+            "auditchain",
+        ):
+            try:
+                versions[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                versions[name] = "not installed"
+        report = {
+            "benchmark": "audit",
+            "rows": found,
+            "versions": versions
+            | {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version},
+            "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
+        }
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
