@@ -29,8 +29,9 @@ from yaml.events import (
 )
 
 from ._diagnostics import did_you_mean
-from ._scalars import MergeKey, NumberTooLongError, Scalars
+from ._scalars import MergeKey, PlainTextError, Scalars
 from ._source import Limits, Source
+from ._strict import refuse_what_libyaml_accepts
 from .errors import (
     ConfigError,
     ConfigSyntaxError,
@@ -109,7 +110,11 @@ class Root:
 def build(session: Session, source: Source, *, depth: int = 0) -> list[Root]:
     """Build every document of a source."""
     try:
-        return _build(session, source, depth)
+        roots = _build(session, source, depth)
+        refuse_what_libyaml_accepts(
+            source, lambda: parser_for(source.text, pure=session.pure)
+        )
+        return roots
     except yaml.YAMLError as e:
         raise _syntax_error(source, e) from e
 
@@ -135,11 +140,8 @@ def _build(session: Session, source: Source, depth: int) -> list[Root]:
             elif not event.style:
                 try:
                     value = scalars[value]
-                except NumberTooLongError:
-                    raise _limit(
-                        source, index, "digits", limits.digits,
-                        f"number of {len(value)} characters",
-                    ) from None  # fmt: skip
+                except PlainTextError:
+                    raise _bad_plain(session, source, index, value) from None
             if event.anchor is not None:
                 anchors[event.anchor] = (value, 1)
             items.append(value)
@@ -265,6 +267,16 @@ def _container_tag(
     raise _unknown_tag(session, source, index, tag)
 
 
+def _bad_plain(session: Session, source: Source, index: int, text: str) -> ConfigError:
+    if text == "-":
+        found = source.diagnostic(
+            index, "'-' alone is not a value here", code="syntax", hint="quote it"
+        )
+        return ConfigSyntaxError(found)
+    what = f"number of {len(text)} characters"
+    return _limit(source, index, "digits", session.limits.digits, what)
+
+
 def _tagged(
     session: Session, source: Source, index: int, event: Any, depth: int
 ) -> Any:
@@ -294,7 +306,7 @@ def _typed(session: Session, source: Source, index: int, text: str, name: str) -
         return text
     try:
         value = session.scalars[text]
-    except NumberTooLongError:
+    except PlainTextError:
         raise _limit(
             source, index, "digits", session.limits.digits, "number"
         ) from None
@@ -467,6 +479,8 @@ def _syntax_error(source: Source, error: yaml.YAMLError) -> ConfigSyntaxError:
     sentence, hint = next(
         (s for text, s in _SENTENCES.items() if text in problem), (problem, "")
     )
+    if "mapping values are not allowed" in problem:
+        index = _key_before(source, index)
     context = getattr(error, "context", None)
     start = getattr(error, "context_mark", None)
     if context and start is not None and start.index != index:
@@ -474,6 +488,13 @@ def _syntax_error(source: Source, error: yaml.YAMLError) -> ConfigSyntaxError:
         sentence += f" ({context}, started at line {line})"
     found = source.diagnostic(index, sentence, code="syntax", hint=hint)
     return ConfigSyntaxError(found)
+
+
+def _key_before(source: Source, index: int) -> int:
+    """Return the start of the key when the colon at `index` is its line's first."""
+    column = source.place(index)[1] - 1
+    before = source.text[index - column : index]
+    return index if ": " in before else index - len(before.lstrip())
 
 
 def _bad_character(source: Source, position: int) -> int:

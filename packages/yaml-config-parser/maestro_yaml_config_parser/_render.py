@@ -10,7 +10,7 @@ import yaml
 from ._document import Document, Origin
 from ._expressions import Secret
 from ._paths import Path, format_path
-from ._scalars import NumberTooLongError, Scalars
+from ._scalars import PlainTextError, Scalars
 
 _ABSENT = object()
 
@@ -66,7 +66,7 @@ def _text(dumper: _Dumper, value: str) -> Any:
     scalars = Scalars(1_000)
     try:
         quote = type(scalars[value]) is not str or bool(scalars.traps)
-    except NumberTooLongError:
+    except PlainTextError:
         quote = True
     style = "'" if quote else ("|" if "\n" in value else None)
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)

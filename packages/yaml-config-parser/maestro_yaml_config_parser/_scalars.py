@@ -37,8 +37,8 @@ _CACHED_LENGTH = 40
 _CACHED_COUNT = 200_000
 
 
-class NumberTooLongError(ValueError):
-    """A number has more digits than allowed."""
+class PlainTextError(ValueError):
+    """A plain text that cannot be a value: too many digits, or a lone `-`."""
 
 
 class MergeKey(str):
@@ -66,7 +66,9 @@ class Scalars(dict[str, object]):
 
     def _number(self, text: str) -> object:
         if len(text) > self.digits and text.strip("+-.0123456789abcdefABCDEFxo") == "":
-            raise NumberTooLongError(text)
+            raise PlainTextError(text)
+        if text == "-":
+            raise PlainTextError(text)
         if _INT.match(text):
             return int(text)
         if _FLOAT.match(text) or _SIGNED_EXP.match(text):

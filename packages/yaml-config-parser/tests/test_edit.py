@@ -1,5 +1,6 @@
 """Edits: only the characters that were asked for."""
 
+import os
 import random
 
 import pytest
@@ -116,6 +117,18 @@ def _scalars(value, path=()):
             yield (*path, key)
 
 
+def _lines_of(doc, path):
+    """Return the first and last line that a node may occupy."""
+    offsets = []
+    for _, container, key, _ in doc._walk():
+        place = doc.places(container, key)[0]
+        offsets += [place.key, place.value]
+    place = doc.places_of(path)[0]
+    following = [o for o in offsets if o > place.value]
+    last = doc.source.place(min(following))[0] if following else 10**9
+    return doc.source.place(place.key)[0] - 1, last
+
+
 def _run_edits(texts, count, seed):
     rng = random.Random(seed)
     values = [0, 7, -1.5, True, None, "word", "a: b", "no", "x # y", "'q'", 'é"', "", [1], {"k": "v"}]
@@ -153,19 +166,16 @@ def _run_edits(texts, count, seed):
         after = loads(edit.text, unknown_tags="ignore")
         assert after.root == expected, (kind, path, value)
         before_lines, after_lines = text.splitlines(), edit.text.splitlines()
-        same_head = 0
-        for one, two in zip(before_lines, after_lines, strict=False):
-            if one != two:
-                break
-            same_head += 1
-        tail = 0
-        limit = min(len(before_lines), len(after_lines)) - same_head
-        while tail < limit and before_lines[-1 - tail] == after_lines[-1 - tail]:
-            tail += 1
-        grown = abs(len(after_lines) - len(before_lines))
-        block = len(before_lines) - same_head - tail
-        assert block <= 1 or kind != "add", (kind, path)
-        assert grown <= 12, (kind, path)
+        first, last = _lines_of(doc, path)
+        if kind == "add":
+            common = os.path.commonprefix
+            head = len(common([before_lines, after_lines]))
+            tail = len(common([before_lines[head:][::-1], after_lines[head:][::-1]]))
+            assert len(before_lines) - head - tail <= 1, (kind, path, value)
+            continue
+        tail = max(0, len(before_lines) - last)
+        assert after_lines[: max(0, first - 1)] == before_lines[: max(0, first - 1)]
+        assert tail == 0 or after_lines[-tail:] == before_lines[-tail:]
     return done, refused
 
 

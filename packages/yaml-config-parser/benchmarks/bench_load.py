@@ -1,0 +1,154 @@
+"""Loading a test plan of 1 MB and 10 MB against other YAML loaders.
+
+python bench_load.py [--short] [--json FILE]
+
+Ours has positions, duplicate keys refused and all limits on. Each loader runs in
+the same process, in turns, and the time is processor time; one peer run counts
+where a run takes longer than ten seconds.
+"""
+
+import argparse
+import gc
+import io
+import json
+import platform
+import statistics
+import time
+from importlib.metadata import PackageNotFoundError, version
+
+import yaml
+
+from maestro_yaml_config_parser import loads
+
+
+def plan(size):
+    parts = ["defaults: &d\n  timeout: 30\n  retries: 2\nsuites:\n"]
+    length = number = 0
+    while length < size:
+        steps = "".join(
+            f"      - click: button{j}\n        value: {j * 1.5}\n"
+            f"        enabled: true\n        note: \"text {number} {j}\"\n"
+            for j in range(6)
+        )
+        part = (
+            f"  - name: suite {number}\n    <<: *d\n"
+            f"    tags: [smoke, fast, t{number % 7}]\n"
+            f"    env: {{BASE: 'http://x/{number}', N: {number}}}\n"
+            f"    steps:\n{steps}"
+        )
+        parts.append(part)
+        length += len(part)
+        number += 1
+    return "".join(parts)
+
+
+def ruamel_safe():
+    from ruamel.yaml import YAML
+
+    return lambda text: YAML(typ="safe").load(text)
+
+
+def ruamel_round_trip():
+    from ruamel.yaml import YAML
+
+    return lambda text: YAML().load(text)
+
+
+def omegaconf():
+    from omegaconf import OmegaConf
+
+    return lambda text: OmegaConf.load(io.StringIO(text))
+
+
+def strict():
+    import strictyaml
+
+    # strictyaml refuses anchors and flow style: it reads its own dialect.
+    return lambda text: strictyaml.load(
+        yaml.dump(yaml.load(text, yaml.CSafeLoader), Dumper=Plain, default_flow_style=False)
+    )
+
+
+class Plain(yaml.CSafeDumper):
+    def ignore_aliases(self, data):
+        return True
+
+
+PEERS = {
+    "CSafeLoader": lambda: lambda text: yaml.load(text, yaml.CSafeLoader),
+    "SafeLoader": lambda: lambda text: yaml.load(text, yaml.SafeLoader),
+    "ruamel safe": ruamel_safe,
+    "ruamel round trip": ruamel_round_trip,
+    "OmegaConf": omegaconf,
+    "strictyaml": strict,
+}
+SLOW = ("SafeLoader", "ruamel round trip", "OmegaConf", "strictyaml")
+
+
+def seconds(work, text):
+    gc.collect()
+    start = time.process_time()
+    result = work(text)
+    spent = time.process_time() - start
+    del result
+    return spent
+
+
+def compare(peer, text, rounds):
+    pairs = [(seconds(loads, text), seconds(peer, text)) for _ in range(rounds)]
+    ratios = sorted(ours / theirs for ours, theirs in pairs)
+    return {
+        "ours": statistics.median(o for o, _ in pairs),
+        "peer_value": statistics.median(t for _, t in pairs),
+        "ratio": statistics.median(ratios),
+        "spread": ratios[-1] - ratios[0],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    rows = []
+    for megabytes in (1,) if args.short else (1, 10):
+        text = plan(megabytes * 1_000_000)
+        for name, make in PEERS.items():
+            if name in SLOW and (megabytes > 1 or args.short) and name != "SafeLoader":
+                continue
+            try:
+                peer = make()
+            except ImportError:
+                print(f"{megabytes:>2} MB  {name:<18} not installed")
+                continue
+            rounds = 1 if name in SLOW and name != "SafeLoader" else 2 if megabytes > 1 else 5
+            row = compare(peer, text, 1 if args.short else rounds)
+            target = 1 / 3.5 if name == "CSafeLoader" else None
+            rows.append(
+                {
+                    "work": f"load {megabytes} MB", "unit": "s", "peer": name, **row,
+                    "target": target, "met": None if target is None else row["ratio"] <= target,
+                    "direction": "lower",
+                }
+            )
+            print(
+                f"{megabytes:>2} MB  {name:<18} {row['peer_value']:8.3f} s   "
+                f"ours {row['ours']:7.3f} s   {1 / row['ratio']:6.1f}x"
+            )
+    if args.json:
+        versions = {}
+        for name in ("PyYAML", "ruamel.yaml", "omegaconf", "strictyaml"):
+            try:
+                versions[name] = version(name)
+            except PackageNotFoundError:
+                versions[name] = "not installed"
+        machine = {"python": platform.python_version(), "machine": platform.machine()}
+        with open(args.json, "w", encoding="utf-8") as stream:
+            json.dump(
+                {"benchmark": "load", "rows": rows, "versions": versions, "machine": machine},
+                stream, indent=1,
+            )
+
+
+if __name__ == "__main__":
+    main()
