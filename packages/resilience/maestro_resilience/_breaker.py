@@ -164,7 +164,7 @@ class CircuitBreaker(Gate):
         clock: Clock | None = None,
         listeners: Iterable[Listener] = (),
     ) -> None:
-        config = settings(locals(), type(self).__init__.__kwdefaults__)
+        config = settings(locals(), type(self).__init__)
         super().__init__(name, clock=clock, listeners=listeners, config=config)
         me = f"CircuitBreaker {self.name!r}"
         self._failure_rate = _checks.number(

@@ -172,9 +172,13 @@ def _rebuild(cls: type[Policy], config: dict[str, Any]) -> Policy:
     return cls(**config)
 
 
-def settings(local: dict[str, Any], defaults: dict[str, Any] | None) -> dict[str, Any]:
+def settings(local: dict[str, Any], init: Any) -> dict[str, Any]:
     """Return the arguments of an `__init__` that differ from their defaults."""
-    known = defaults or {}
+    code = init.__code__
+    positional = code.co_varnames[: code.co_argcount]
+    defaults = init.__defaults__ or ()
+    known = dict(zip(reversed(positional), reversed(defaults), strict=False))
+    known.update(init.__kwdefaults__ or {})
     return {
         key: value
         for key, value in local.items()

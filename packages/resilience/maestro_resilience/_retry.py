@@ -129,9 +129,7 @@ class Retry(Policy):
         clock: Clock | None = None,
         listeners: Iterable[Listener] = (),
     ) -> None:
-        given = settings(locals(), type(self).__init__.__kwdefaults__)
-        if attempts is None:
-            del given["attempts"]
+        given = settings(locals(), type(self).__init__)
         super().__init__(name, clock=clock, listeners=listeners, config=given)
         me = f"Retry {self.name!r}"
         if attempts is not None:
