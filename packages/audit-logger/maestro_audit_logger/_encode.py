@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
+from json.encoder import c_make_encoder
 from json.encoder import encode_basestring_ascii as quote
 from pathlib import PurePath
 from typing import Any, final
@@ -39,10 +40,21 @@ MAX_LINE = 65_535  # the entry limit of C2SP tlog-tiles
 MAX_DEPTH = 64
 ENVELOPE_ROOM = 160  # seq, prev and punctuation, added when the line is chained
 _MAX_INT = 2**63 - 1
+_PLAIN = frozenset({str, bool, type(None)})
 _ACTION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,127}\Z")
-_dumps = json.JSONEncoder(
+_encoder = json.JSONEncoder(
     ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True
-).encode
+)
+# JSONEncoder builds its C encoder anew for each call, which costs as much as
+# encoding a small event. Cycles need no look-out: the walk bounds the depth.
+_prepared = c_make_encoder and c_make_encoder(
+    None, _encoder.default, quote, None, ":", ",", True, False, False
+)
+
+
+def _dumps(value: Any) -> str:
+    return "".join(_prepared(value, 0)) if _prepared else _encoder.encode(value)
+
 
 ResourceLike = Resource | tuple[str, str] | None
 
@@ -237,6 +249,7 @@ class _Walk:
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self._hides = redactor.hides
+        self._known = redactor.known
         self._by_path = redactor.by_path
         self._subject = subject
         self._sealed = sealed
@@ -245,14 +258,26 @@ class _Walk:
     def mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise _BadValue(f"expected at most {MAX_DEPTH} levels, got more")
+        known, by_path = self._known, self._by_path
+        if not by_path:
+            for key, item in value.items():
+                if known.get(key) is not False or type(item) not in _PLAIN:
+                    break
+            else:
+                return value  # known names and plain values: nothing to change
         clean: dict[str, Any] = {}
         for key, item in value.items():
             if type(key) is not str:
                 raise _BadValue(f"expected string keys, got {key!r}")
-            below = f"{path}.{key}" if self._by_path else ""
-            if self._hides(key, below[1:]):
+            below = f"{path}.{key}" if by_path else ""
+            hidden = None if by_path else known.get(key)
+            if hidden is None:
+                hidden = self._hides(key, below[1:])
+            if hidden:
                 clean[key] = REDACTED
-            elif type(item) is str or item is None or type(item) is bool:
+            elif type(item) in _PLAIN or (
+                type(item) is int and -_MAX_INT <= item <= _MAX_INT
+            ):
                 clean[key] = item
             else:
                 try:
@@ -287,6 +312,8 @@ class _Walk:
     def _items(self, values: list[Any] | tuple[Any, ...], path: str, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise _BadValue(f"expected at most {MAX_DEPTH} levels, got more")
+        if all(type(item) in _PLAIN for item in values):
+            return values
         clean = []
         for index, item in enumerate(values):
             try:

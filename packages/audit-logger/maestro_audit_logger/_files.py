@@ -78,14 +78,22 @@ class FolderLock:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the lock exclusively."""
-        if self._fd is None:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        fd = self._fd
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        self.acquire()
         try:
             yield
         finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            self.release()
+
+    def acquire(self) -> None:
+        """Wait for the lock; the plain form costs less than a context manager."""
+        if self._fd is None:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        """Let the next one write."""
+        if self._fd is not None:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the file; idempotent. In a forked child the parent keeps its lock."""

@@ -133,7 +133,7 @@ class AuditLogger:
             durable=sync_every_s is not None,
         )
         self._checkpoint_every = checkpoint_every
-        self._checkpoint_interval_s = checkpoint_interval_s
+        self._checkpoint_interval_ns = int(checkpoint_interval_s * 1e9)
         self._checkpoint_seq = 0
         self._checkpoint_time = clock_ns()
         self._var: ContextVar[Bound] = ContextVar("maestro_audit", default=UNBOUND)
@@ -609,10 +609,8 @@ class AuditLogger:
     def _checkpoint_if_due(self) -> None:
         """Run by the leader after a batch, when its followers are on their way."""
         new = self._store.seq - self._checkpoint_seq
-        age = (self._clock_ns() - self._checkpoint_time) / 1e9
-        if new >= self._checkpoint_every or (
-            new > 0 and age >= self._checkpoint_interval_s
-        ):
+        age_ns = self._clock_ns() - self._checkpoint_time
+        if new >= self._checkpoint_every or age_ns >= self._checkpoint_interval_ns:
             self._try_checkpoint()
 
     def _try_checkpoint(self) -> None:

@@ -45,15 +45,15 @@ class Redactor:
         self._names = _either(names)
         self._paths = _either([*paths, *(f"*.{p}" for p in paths)])
         self.by_path = bool(paths)
-        self._known: dict[str, bool] = {}
+        self.known: dict[str, bool] = {}  # what the patterns said, bounded
 
     def hides(self, key: str, path: str) -> bool:
         """Tell whether the value under this key must be hidden."""
-        hidden = self._known.get(key)
+        hidden = self.known.get(key)
         if hidden is None:
             hidden = bool(self._names.match(_fold(key)))
-            if len(self._known) < _REMEMBERED_NAMES:
-                self._known[key] = hidden
+            if len(self.known) < _REMEMBERED_NAMES:
+                self.known[key] = hidden
         return hidden or (self.by_path and bool(self._paths.match(_fold(path))))
 
 

@@ -174,12 +174,13 @@ class Tail:
     """
 
     path: Path
+    name: str
     first: int
     inode: int
     end: int
     seq: int
     prev: str
-    day: str
+    day: bytes
     sound_seq: int = 0
     sound_prev: str = ""
     torn: bool = False
@@ -225,19 +226,20 @@ def _tail_of(segments: list[Segment], identity: Identity) -> Tail:
     data, inode, end, whole = _window(segment)
     lines = data.split(b"\n")
     torn = lines.pop()
-    if whole:
-        number, prev = segment.first, _end_of_previous(segments, identity)
-    else:
+    if not whole:
+        # The window starts in mid-line, and may hold nothing but damage.
         lines = lines[1:]
         while lines and not HEAD.match(lines[0]):
             lines = lines[1:]
         if not lines:
-            message = f"no record in the last {_TAIL_WINDOW} bytes"
-            raise LogDamaged(str(segment.path), message)
-        head = HEAD.match(lines[0])
-        assert head is not None  # the loop above stopped at a match
-        number, prev = int(head[1]), head[2].decode()
-    day, sound_seq, sound_prev = "", number - 1, prev
+            lines, whole = segment.read().split(b"\n"), True
+            torn = lines.pop()
+    first = HEAD.match(lines[0]) if lines and not whole else None
+    if first is not None:
+        number, prev = int(first[1]), first[2].decode()
+    else:
+        number, prev = segment.first, _end_of_previous(segments, identity)
+    day, sound_seq, sound_prev = b"", number - 1, prev
     bad: list[bytes] = []
     for line in lines:
         head = HEAD.match(line)
@@ -259,7 +261,7 @@ def _tail_of(segments: list[Segment], identity: Identity) -> Tail:
             bad.append(line)
         prev = leaf_hash(line).hex()
         if not bad and head is not None:
-            day = head[3][:10].decode()
+            day = head[3][:10]
             sound_seq, sound_prev = number, prev
         number += 1
     if torn:
@@ -268,6 +270,7 @@ def _tail_of(segments: list[Segment], identity: Identity) -> Tail:
         number += 1
     return Tail(
         path=segment.path,
+        name=str(segment.path),
         first=segment.first,
         inode=inode,
         end=end,

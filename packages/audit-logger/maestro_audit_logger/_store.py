@@ -14,7 +14,6 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -36,12 +35,14 @@ _GROWTH_READ = 1 << 20
 
 
 @final
-@dataclass(slots=True)
 class Appended:
     """What became of a batch: receipts of the stored ones, then the failure."""
 
-    stored: list[tuple[int, str]] = field(default_factory=list)
-    error: OSError | LogDamaged | None = None
+    __slots__ = ("error", "stored")
+
+    def __init__(self) -> None:
+        self.stored: list[tuple[int, str]] = []
+        self.error: OSError | LogDamaged | None = None
 
 
 @final
@@ -87,9 +88,11 @@ class Store:
         """Write the bodies as the next lines; the caller syncs afterwards."""
         result = Appended()
         try:
-            with self.lock.held():
-                tail = self._ready(bodies)
-                self._write(tail, bodies, result)
+            self.lock.acquire()
+            try:
+                self._write(self._ready(bodies), bodies, result)
+            finally:
+                self.lock.release()
         except (OSError, LogDamaged) as error:
             result.error = error
         return result
@@ -136,8 +139,10 @@ class Store:
 
     def _ready(self, bodies: Sequence[bytes]) -> Tail:
         tail = self._synchronise()
-        size = sum(map(len, bodies)) + 100 * len(bodies)
-        day = bodies[0][6:16].decode()  # every body starts with "ts":"YYYY-MM-DD
+        count = len(bodies)
+        size = len(bodies[0]) if count == 1 else sum(map(len, bodies))
+        size += 100 * count
+        day = bodies[0][6:16]  # every body starts with "ts":"YYYY-MM-DD
         full = tail.end + size > self._max_bytes
         later = self._daily and bool(tail.day) and day > tail.day
         if self._count(tail) and (full or later or self._poisoned == tail.path):
@@ -152,7 +157,7 @@ class Store:
         known = self._tail
         if known is not None:
             try:
-                status = os.stat(known.path)  # noqa: PTH116 - on the hot path
+                status = os.stat(known.name)  # noqa: PTH116 - on the hot path
             except FileNotFoundError:
                 status = None
             if status is not None and status.st_ino == known.inode:
@@ -255,23 +260,24 @@ class Store:
         )
 
     def _write(self, tail: Tail, bodies: Sequence[bytes], result: Appended) -> None:
-        sha256, seq, prev = hashlib.sha256, tail.seq, tail.prev
+        sha256, seq, prev = hashlib.sha256, tail.seq, tail.prev.encode()
         lines: list[bytes] = []
         leaves: list[tuple[int, str]] = []
         for body in bodies:
             seq += 1
-            line = b'{"seq":%d,"prev":"%s",%s' % (seq, prev.encode(), body)
-            prev = sha256(b"\0" + line).hexdigest()
+            line = b'{"seq":%d,"prev":"%s",%s' % (seq, prev, body)
+            leaf = sha256(b"\0" + line).hexdigest()
+            prev = leaf.encode()
             lines.append(line)
-            leaves.append((seq, prev))
+            leaves.append((seq, leaf))
         lines.append(b"")
         buffer = b"\n".join(lines)
         written = self._write_out(buffer, result)
         if written == len(buffer):
             tail.end += written
-            tail.seq, tail.prev = seq, prev
+            tail.seq, tail.prev = leaves[-1]
             if not tail.day:
-                tail.day = bodies[0][6:16].decode()
+                tail.day = bodies[0][6:16]
             result.stored += leaves
             return
         # Whole lines are stored, whatever became of the rest. The file is read
@@ -284,7 +290,12 @@ class Store:
 
     def _write_out(self, buffer: bytes, result: Appended) -> int:
         assert self._fd is not None  # _synchronise has opened it
-        view, written = memoryview(buffer), 0
+        try:
+            written = self._files.write(self._fd, buffer)
+        except OSError as error:
+            result.error = error
+            return 0
+        view = memoryview(buffer)
         try:
             while written < len(buffer):
                 count = self._files.write(self._fd, view[written:])
@@ -326,12 +337,13 @@ class Store:
         status = os.fstat(self._fd)
         return Tail(
             path=path,
+            name=str(path),
             first=first,
             inode=status.st_ino,
             end=status.st_size,
             seq=first - 1,
             prev=prev,
-            day="",
+            day=b"",
         )
 
 
