@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final, overload
 
 from ._expression import Expression, Text
+from ._graph import Graph, compile_graph, with_barriers
 from ._model import Kind, Mapping_, Node, Ref, Retry, RunOn, Spec, seconds
 from .errors import DefinitionError, ParameterError, Problem, did_you_mean
 
@@ -282,6 +283,7 @@ class Workflow:
         self.nodes: list[Node] = []
         self.index: dict[str, int] = {}
         self.places: dict[str, str] = {}
+        self._graph: Graph | None = None
         self._prefix = ""
         self._taken: dict[str, int] = {}
         self._token: Token[Workflow | None] | None = None
@@ -454,6 +456,12 @@ class Workflow:
             self.nodes.append(moved)
         self.pools.update({k: v for k, v in other.pools.items() if k not in self.pools})
 
+    def graph(self) -> Graph:
+        """Return the graph of the steps; for code that looks at workflows."""
+        if self._graph is None or len(self._graph) != len(self.nodes):
+            self._graph = compile_graph([node.needs for node in self.nodes])
+        return self._graph
+
     def validate(self) -> None:
         """Raise one error that names everything wrong with this workflow."""
         from ._validate import validate
@@ -477,8 +485,6 @@ class Workflow:
 
         It costs time (the plan says how much); for people who need the tiers.
         """
-        from ._graph import with_barriers
-
         return with_barriers(self)
 
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from ._define import Workflow, _options, _spec, check_type, moved
+from ._define import Workflow, _options, _spec, check_type, from_text, moved
 from ._executors._processes import find
 from ._expression import Expression, Text
 from ._model import Mapping_, Node, Retry, Spec
@@ -37,6 +37,21 @@ def load(path: Path, params: Mapping[str, Any]) -> Workflow:
     built = build(document, params, place=place, folder=path.parent)
     built.source = str(path.resolve())
     return built
+
+
+def load_texts(path: Path, texts: Mapping[str, str]) -> Workflow:
+    """Build a workflow from a file with parameters as a command line gives them."""
+    document, _ = read(path)
+    declared = document.get("params") if isinstance(document, dict) else None
+    declared = declared if isinstance(declared, dict) else {}
+    params: dict[str, Any] = {}
+    for name, text in texts.items():
+        about = declared.get(name)
+        kind = about.get("type") if isinstance(about, dict) else None
+        if not isinstance(about, dict) and about is not None:
+            kind = next((k for k, t in _TYPES.items() if type(about) is t), None)
+        params[name] = from_text(str(path), name, text, _TYPES.get(str(kind), str))
+    return load(path, params)
 
 
 def read(path: Path) -> tuple[Any, Place]:

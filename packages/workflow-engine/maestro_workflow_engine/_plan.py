@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, final
 
 from ._dispatch import Dispatcher, Needs, Policy
 from ._graph import Graph, bottom_levels, compile_graph, critical_path, levels
-from ._model import Ref
 
 if TYPE_CHECKING:
     from ._define import Workflow
@@ -65,7 +64,6 @@ class Tasks:
     durations: list[float]
     needs: list[Needs] | None
     instant: frozenset[int]
-    node_of: list[int] | None  # the step of each task; None when they are the same
     pools: dict[str, int]
 
     @cached_property
@@ -96,12 +94,13 @@ def simulate(
     lanes = list(range(workers - 1, -1, -1))
     lane: dict[int, int] = {}
     free, now = workers, 0.0
+    plain = needs is None
     while True:
         while free:
             index = take()
             if index < 0:
                 break
-            if index in instant:
+            if instant and index in instant:
                 end = now  # takes no worker
             else:
                 end = now + durations[index]
@@ -116,16 +115,19 @@ def simulate(
         # All that ends now is seen before anything starts.
         while running and running[0][0] == now:
             index = heappop(running)[1]
-            if index not in instant:
+            if not instant or index not in instant:
                 free += 1
                 if placed is not None:
                     lanes.append(lane.pop(index))
             if needs and needs[index]:
                 dispatcher.release(needs[index])
             for other in successors[index]:
-                waits[other] -= 1
-                if not waits[other]:
-                    push(other, priorities[other], needs[other] if needs else ())
+                left = waits[other] = waits[other] - 1
+                if not left:
+                    if plain:
+                        push(other, priorities[other])
+                    else:
+                        push(other, priorities[other], needs[other])  # type: ignore[index]
 
 
 def search(
@@ -156,66 +158,55 @@ def tasks_of(
 ) -> tuple[Tasks, dict[str, int]]:
     """Lay a workflow out as tasks; also count where the durations came from."""
     known = durations or {}
-    names: list[str] = []
-    times: list[float] = []
-    needs: list[Sequence[int]] = []
-    pools: list[Needs] = []
-    instant: list[int] = []
-    node_of: list[int] = []
+    nodes = workflow.nodes
+    names = [node.name for node in nodes]
+    pools = [node.spec.pools for node in nodes]
     sources = {"history": 0, "estimate": 0, "assumed": 0}
-    extra: list[tuple[int, Sequence[int], float, str]] = []
-    for index, node in enumerate(workflow.nodes):
+    times: list[float] = []
+    instant: list[int] = []
+    maps: list[int] = []
+    for index, node in enumerate(nodes):
         spec = node.spec
-        names.append(node.name)
-        needs.append(node.needs)
-        node_of.append(index)
-        if spec.kind in ("gate", "barrier"):
+        if spec.kind == "gate" or spec.kind == "barrier":
             times.append(0.0)
-            pools.append(())
             instant.append(index)
             continue
-        if node.name in known:
-            length, source = known[node.name], "history"
+        if known and node.name in known:
+            sources["history"] += 1
+            times.append(known[node.name])
         elif spec.estimate is not None:
-            length, source = spec.estimate, "estimate"
+            sources["estimate"] += 1
+            times.append(spec.estimate)
         else:
-            length, source = 1.0, "assumed"
-        sources[source] += 1
-        if node.mapping is None:
-            times.append(length)
-            pools.append(spec.pools)
-            continue
-        mapping = node.mapping
-        count = mapping.expect
-        if not isinstance(mapping.items, Ref) and isinstance(mapping.items, list):
-            count = len(mapping.items)
-        times.append(0.0)
-        pools.append(())
-        instant.append(index)
-        extra.append((index, node.needs, length, node.name))
-        children = -(-count // mapping.chunk)
-        extra += [extra.pop()] * children
-    for index, before, length, name in extra:
-        position = len(names)
-        names.append(f"{name}[{len(needs[index]) - len(before)}]")
-        times.append(length)
-        needs.append(before)
-        pools.append(workflow.nodes[index].spec.pools)
-        needs[index] = [*needs[index], position] if len(extra) < 2_000 else needs[index]
-        node_of.append(index)
-    if len(extra) >= 2_000:  # the same in one go: no quadratic copying
-        joins: dict[int, list[int]] = {}
-        for offset, (index, *_) in enumerate(extra, start=len(workflow.nodes)):
-            joins.setdefault(index, []).append(offset)
-        for index, positions in joins.items():
-            needs[index] = [*needs[index], *positions]
+            sources["assumed"] += 1
+            times.append(1.0)
+        if node.mapping is not None:
+            maps.append(index)
+    graph = workflow.graph()
+    if maps:
+        needs: list[Sequence[int]] = [node.needs for node in nodes]
+        for index in maps:
+            node, mapping = nodes[index], nodes[index].mapping
+            assert mapping is not None
+            items = mapping.items
+            count = len(items) if isinstance(items, list) else mapping.expect
+            children = -(-count // mapping.chunk)
+            first = len(names)
+            names += [f"{node.name}[{k}]" for k in range(children)]
+            times += [times[index]] * children
+            pools += [node.spec.pools] * children
+            needs += [node.needs] * children
+            # The map itself becomes the point where its items meet.
+            needs[index] = [*node.needs, *range(first, first + children)]
+            times[index], pools[index] = 0.0, ()
+            instant.append(index)
+        graph = compile_graph(needs)
     tasks = Tasks(
-        graph=compile_graph(needs),
+        graph=graph,
         names=names,
         durations=times,
         needs=pools if any(pools) else None,
         instant=frozenset(instant),
-        node_of=node_of if extra else None,
         pools=dict(workflow.pools),
     )
     return tasks, sources
@@ -376,8 +367,7 @@ class Plan:
             times[index] *= 1 - off
             faster = Tasks(
                 graph=tasks.graph, names=tasks.names, durations=times,
-                needs=tasks.needs, instant=tasks.instant, node_of=tasks.node_of,
-                pools=tasks.pools,
+                needs=tasks.needs, instant=tasks.instant, pools=tasks.pools,
             )  # fmt: skip
             found[tasks.names[index]] = before - simulate(faster, faster.bottom, workers)
         return found

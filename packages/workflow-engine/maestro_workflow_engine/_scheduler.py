@@ -110,6 +110,7 @@ class Scheduler:
         self._info = info
         self._listener = listener
         self._silent = journal is None and listener is None
+        self._key = info.key if info is not None else 0
         self._rows: list[Row] = []
         self._cache = cache if cache is not None else {}
         self._cache_keys: dict[int, str] = {}
@@ -147,11 +148,12 @@ class Scheduler:
         """Append a workflow's nodes, whose positions must follow those we have."""
         nodes = workflow.nodes
         shift = len(self.nodes)
-        graph = compile_graph([[i - shift for i in n.needs] for n in nodes] if shift
-                              else [n.needs for n in nodes])  # fmt: skip
+        if shift:
+            graph = compile_graph([[i - shift for i in n.needs] for n in nodes])
+        else:
+            graph = workflow.graph()
         if priorities is None:
-            times = [self._estimate(node) for node in nodes]
-            priorities = bottom_levels(graph, times)
+            priorities = bottom_levels(graph, self._estimates(nodes))
         count = len(nodes)
         self.nodes += nodes
         self.waits += graph.waits
@@ -161,14 +163,15 @@ class Scheduler:
         self._grow(count)
         if self._group is not None:
             self._group += [self._groups] * count
-        special: dict[int, int] = {}
-        for index, node in enumerate(nodes, start=shift):
-            self.index[node.name] = index
-            spec = node.spec
-            kind = special.get(id(spec))
-            if kind is None:
-                kind = special[id(spec)] = self._is_special(spec)
-            self._special[index] = kind or node.when is not True or node.mapping is not None
+        special = {
+            key: self._is_special(spec)
+            for key, spec in {id(node.spec): node.spec for node in nodes}.items()
+        }
+        self._special[shift:] = bytes(
+            special[id(n.spec)] or n.when is not True or n.mapping is not None
+            for n in nodes
+        )
+        self.index.update(zip([n.name for n in nodes], range(shift, shift + count)))
         self._recall(shift)
         state, waits = self.state, self.waits
         self._arrived += [
@@ -189,11 +192,16 @@ class Scheduler:
             self._batching = False  # a queued attempt's clock would run already
         return spec.kind not in _RUNNABLE or spec.run_on != "success" or spec.cache
 
-    def _estimate(self, node: Node) -> float:
-        if node.spec.kind in ("gate", "barrier"):
-            return 0.0
-        length = self._durations.get(node.name, node.spec.estimate)
-        return 1.0 if length is None else length
+    def _estimates(self, nodes: Sequence[Node]) -> list[float]:
+        known = self._durations
+        if not known and all(node.spec.estimate is None for node in nodes):
+            return [float(n.spec.kind not in ("gate", "barrier")) for n in nodes]
+        times = []
+        for node in nodes:
+            length = known.get(node.name, node.spec.estimate)
+            instant = node.spec.kind in ("gate", "barrier")
+            times.append(0.0 if instant else 1.0 if length is None else length)
+        return times
 
     def _recall(self, shift: int) -> None:
         """Take over what the journal says about steps that are done."""
@@ -310,9 +318,13 @@ class Scheduler:
     def _attempt(self, index: int) -> Attempt | None:
         node = self.nodes[index]
         spec = node.spec
+        args: Sequence[Any] = node.args
+        kwargs = _NO_KWARGS
         try:
-            args = self._resolve(node.args) if node.args else ()
-            kwargs = self._resolve(node.kwargs) if node.kwargs else _NO_KWARGS
+            if args:
+                args = self._arguments(args)
+            if node.kwargs:
+                kwargs = self._resolve(node.kwargs)
         except Exception as error:  # noqa: BLE001 - the step's inputs; recorded as its failure
             self._move(index, m.RUNNING)
             self._release(index, spec)
@@ -334,7 +346,9 @@ class Scheduler:
                     flag=attempt.flag,
                 )
             }
-        self._move(index, m.RUNNING)
+        if self.state[index] != m.READY:
+            self._move(index, m.RUNNING)  # which raises
+        self.state[index] = m.RUNNING
         self._running[index] = attempt
         if not self._silent:
             self._log(node.name, number, "started")
@@ -342,37 +356,38 @@ class Scheduler:
 
     def _launch(self, starts: list[Attempt]) -> None:
         put = self.inbox.put
-        now = 0.0
-        for attempt in starts:
-            if attempt.spec.timeout is not None:
-                now = now or self._now()
-                heappush(
-                    self._deadlines,
-                    (now + attempt.spec.timeout, attempt.index, attempt),
-                )
-        first = self._executor_of(starts[0].spec)
-        if len(starts) == 1:
-            first.start(starts, put)
+        if not self._batching:
+            now = self._now()
+            for attempt in starts:
+                if attempt.spec.timeout is not None:
+                    due = now + attempt.spec.timeout
+                    heappush(self._deadlines, (due, attempt.index, attempt))
+        kind = starts[0].spec.kind
+        if len(starts) == 1 or all(attempt.spec.kind == kind for attempt in starts):
+            self._executor_of(starts[0].spec).start(starts, put)
             return
-        batches: dict[int, tuple[StepExecutor, list[Attempt]]] = {}
+        batches: dict[str, list[Attempt]] = {}
         for attempt in starts:
-            executor = self._executor_of(attempt.spec)
-            batches.setdefault(id(executor), (executor, []))[1].append(attempt)
-        # What runs elsewhere starts before the inline executor blocks this thread.
-        ordered = sorted(batches.values(), key=lambda pair: pair[0].slots == 1)
-        for executor, attempts in ordered:
-            executor.start(attempts, put)
+            batches.setdefault(attempt.spec.kind, []).append(attempt)
+        # Plain functions last: the inline executor blocks this thread.
+        for kind in sorted(batches, key="python".__eq__):
+            attempts = batches[kind]
+            self._executor_of(attempts[0].spec).start(attempts, put)
 
     def _receive(self) -> None:
         """Wait for something to happen, then take in all that has."""
-        inbox = self.inbox
+        inbox, get, finish = self.inbox, self.inbox.get, self._finish
         if not inbox.qsize():
             try:
-                self._on(inbox.get(True, self._patience()))  # noqa: FBT003 - queue's own API
+                self._on(get(True, self._patience()))  # noqa: FBT003 - the queue's API
             except Empty:
                 pass
         for _ in range(inbox.qsize()):
-            self._on(inbox.get())
+            item = get()
+            if type(item) is Outcome:
+                finish(item)
+            else:
+                self._obey(*item)
         if self._timers or self._deadlines:
             self._tick()
         if self._journal is not None and self._now() >= self._next_poll:
@@ -476,19 +491,28 @@ class Scheduler:
     def _settle(self) -> None:
         """See what each arrived step does now. A list, not recursion: chains are long."""
         arrived, special, upset = self._arrived, self._special, self._upset
+        state, priority, push = self.state, self.priority, self._dispatcher.push
         while arrived:
             index = arrived.pop()
-            if self.state[index] not in (m.PENDING, m.WAITING):
+            if state[index] != m.PENDING and state[index] != m.WAITING:
                 continue
-            if not special[index] and index not in upset:
-                self._make_ready(index)
+            if not special[index] and (not upset or index not in upset):
+                state[index] = m.READY
+                push(
+                    index,
+                    priority[index],
+                    self.nodes[index].spec.pools,
+                    0 if self._group is None else self._group[index],
+                )
             elif index in self.expanded:
                 self._join(index)
             else:
                 self._consider(index)
 
     def _make_ready(self, index: int) -> None:
-        self._move(index, m.READY)
+        if not m.MOVES[self.state[index] * 16 + m.READY]:
+            self._move(index, m.READY)  # which raises
+        self.state[index] = m.READY
         self._dispatcher.push(
             index,
             self.priority[index],
@@ -654,6 +678,22 @@ class Scheduler:
             value = self.results[index] = self._journal.decode(value.text)
         return value
 
+    def _arguments(self, args: Sequence[Any]) -> list[Any]:
+        """Fill in a step's arguments: `_resolve` for the most frequent shapes."""
+        results = self.results
+        found = []
+        for value in args:
+            kind = type(value)
+            if kind is Ref and not value.path:
+                index = value.index
+                value = results[index]  # noqa: PLW2901
+                if type(value) is Stored:
+                    value = self.result(index)  # noqa: PLW2901
+            elif kind is not str and kind is not int:
+                value = self._resolve(value)  # noqa: PLW2901
+            found.append(value)
+        return found
+
     def _resolve(self, value: Any) -> Any:
         kind = type(value)
         if kind is Ref:
@@ -734,7 +774,9 @@ class Scheduler:
             )  # fmt: skip
         elif index in self._cache_keys:
             self._cache[self._cache_keys.pop(index)] = value
-        self._move(index, m.SUCCEEDED)
+        if not m.MOVES[self.state[index] * 16 + m.SUCCEEDED]:
+            self._move(index, m.SUCCEEDED)  # which raises
+        self.state[index] = m.SUCCEEDED
         if note:
             self.reasons[index] = note
         self.results[index] = value
@@ -907,9 +949,9 @@ class Scheduler:
             return
         if at is None:
             at = self._now()
-        if self._info is not None:
+        if self._key:
             self._rows.append(
-                (self._info.key, step, attempt, kind, at, seconds, worker, value, note)
+                (self._key, step, attempt, kind, at, seconds, worker, value, note)
             )
         if self._listener is not None:
             self._listener(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING
 
-from ._graph import compile_graph, find_cycle
+from ._graph import find_cycle
 from ._model import Node
 from .errors import CycleError, DefinitionError, Problem, did_you_mean
 
@@ -24,7 +24,7 @@ def validate(workflow: Workflow) -> None:
         for problem in _node_problems(workflow, node)
     ]
     needs = [node.needs for node in workflow.nodes]
-    circle = find_cycle(needs, compile_graph(needs))
+    circle = find_cycle(needs, workflow.graph())
     if circle:
         names = [workflow.nodes[index].name for index in circle]
         error = CycleError(names, _where(workflow, names[0]))
@@ -45,12 +45,11 @@ def validate(workflow: Workflow) -> None:
 
 def _representatives(workflow: Workflow) -> list[Node]:
     """One node of each kind of call: a million equal calls are checked once."""
-    seen: dict[tuple[object, ...], Node] = {}
-    for node in workflow.nodes:
-        shape = (id(node.spec), len(node.args), *(node.kwargs or ()), node.mapping is None)
-        if shape not in seen:
-            seen[shape] = node
-    return list(seen.values())
+    shapes = {
+        (id(node.spec), len(node.args), node.kwargs and (*node.kwargs,), node.mapping is None): node
+        for node in workflow.nodes
+    }
+    return list(shapes.values())
 
 
 def _where(workflow: Workflow, name: str) -> str:

@@ -112,7 +112,6 @@ def stg_tasks(graph):
         durations=durations,
         needs=None,
         instant=frozenset(),
-        node_of=None,
         pools={},
     )
 
