@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import final
 
 from ._clock import Clock, Process, SystemClock
+from ._fork import hold_across_fork
 from ._store import (
     BATCH,
     KEPT_EVENTS,
@@ -38,7 +39,9 @@ class MemoryStore:
     def __init__(self, *, clock: Clock | None = None, keep: int = KEPT_EVENTS) -> None:
         self._clock = clock or SystemClock()
         self._keep = keep
-        self._changed = threading.Condition()  # guards everything below
+        lock = threading.RLock()  # guards everything below
+        self._changed = threading.Condition(lock)
+        hold_across_fork(self, lock)
         self._records: dict[str, Record] = {}
         self._leases: dict[str, tuple[Lease, float]] = {}  # with the time it is due
         self._events: list[Event] = []

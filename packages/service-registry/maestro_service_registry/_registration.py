@@ -76,11 +76,13 @@ class Registration:
 
     def update(self, **changes: Any) -> None:
         """Change fields of the instance, such as weight, meta, tags or status."""
+        self._check_process()
         with self._lock:
             self._change(replace(self._wanted, **changes))
 
     def report(self, *reports: CheckReport) -> None:
         """Write new results of health checks; others keep their last result."""
+        self._check_process()
         with self._lock:
             known = {report.id: report for report in self._wanted.checks}
             known |= {report.id: report for report in reports}
@@ -134,12 +136,16 @@ class Registration:
         for hear in self._hearers:
             self.report(hear(Verdict(status, output)))
 
+    def _check_process(self) -> None:
+        # Before the lock, which a thread of the parent may have held at the fork.
+        if self._pid != os.getpid():
+            raise LeaseLost(self._lease or "none", "it belongs to the parent process")
+
     def _change(self, wanted: Instance) -> None:
-        if self._closed or self.lost.is_set() or self._pid != os.getpid():
-            why = "another process registered the same id"
-            if not self.lost.is_set():
-                why = "the registration was closed, or belongs to the parent process"
-            raise LeaseLost(self._lease or "none", why)
+        if self.lost.is_set():
+            raise LeaseLost(self._lease or "none", "another process took the same id")
+        if self._closed:
+            raise LeaseLost("none", "the registration was closed")
         if wanted == self._wanted:
             return
         self._wanted = wanted

@@ -140,6 +140,7 @@ class Service:
 
     def report(self, instance: Instance, *, good: bool) -> None:
         """Tell the result of a call that was made without `call`."""
+        self._current()  # the instance must be known before it can be judged
         with self._lock:
             self._outliers.record(instance, good=good)
 

@@ -25,6 +25,7 @@ from typing import Any, Final, final
 
 from ._clock import Clock, Process, SystemClock, boot_id
 from ._doorbell import BellTower
+from ._fork import hold_across_fork
 from ._store import (
     BATCH,
     KEPT_EVENTS,
@@ -98,6 +99,7 @@ class SqliteStore:
         self._pid = 0
         self._closed = False
         self._lock = threading.RLock()  # guards the connection
+        hold_across_fork(self, self._lock)
         self._open()
 
     def read(self, prefix: str) -> Snapshot:
@@ -276,11 +278,10 @@ class SqliteStore:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        if self._pid != os.getpid():  # forked: lock and connection are the parent's
-            _LEAKED.append(self._db)
-            self._lock = threading.RLock()
-            self._open()
         with self._lock:
+            if self._pid != os.getpid():  # forked: this connection is the parent's
+                _LEAKED.append(self._db)
+                self._open()
             if self._closed:
                 raise StoreUnavailable(f"{self.path} is closed")
             try:

@@ -13,6 +13,9 @@ from maestro_service_registry.errors import StoreUnavailable
 from maestro_service_registry.testing import FakeClock
 from registry_support import python, quick_timing, wait_until
 
+# Python 3.12 and later warn of forks beside threads, which is what is tested here.
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
 REGISTER = """
 import sys, time
 from maestro_service_registry import ServiceRegistry
@@ -206,6 +209,7 @@ def test_a_killed_process_is_gone_long_before_its_ttl(tmp_path, registry):
         other.communicate()
 
 
+@forks
 def test_after_a_fork_the_child_does_not_beat(tmp_path):
     calls = []
     with ServiceRegistry.open(
@@ -235,6 +239,36 @@ def test_after_a_fork_the_child_does_not_beat(tmp_path):
         assert len(registry._heart._beats) == 1
 
 
+@forks
+def test_forking_while_threads_use_the_store_never_blocks_the_child(tmp_path):
+    with ServiceRegistry.open(f"sqlite:///{tmp_path}/r.db") as registry:
+        stop = threading.Event()
+
+        def busy():
+            while not stop.is_set():
+                registry.services()
+
+        threads = [threading.Thread(target=busy) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(20):
+                pid = os.fork()
+                if pid == 0:
+                    registry.services()
+                    os._exit(0)
+                try:
+                    wait_until(lambda pid=pid: os.waitpid(pid, os.WNOHANG)[0], 20)
+                except AssertionError:
+                    os.kill(pid, signal.SIGKILL)
+                    raise
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+
+@forks
 def test_each_worker_of_a_preforking_server_has_its_own_record(tmp_path):
     with ServiceRegistry.open(f"sqlite:///{tmp_path}/r.db") as registry:
         pids = []

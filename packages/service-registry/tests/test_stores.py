@@ -3,6 +3,7 @@
 import pytest
 from maestro_service_registry import InvalidInput, open_store
 from maestro_service_registry.testing import store_checks
+from registry_support import fresh
 
 CHECKS = pytest.mark.parametrize("check", store_checks(), ids=lambda c: c.__name__)
 
@@ -22,3 +23,13 @@ def test_an_unknown_url_is_refused_with_the_known_ones():
         open_store("mysql://nowhere")
     with pytest.raises(InvalidInput, match="sqlite:///relative"):
         open_store("sqlite://")
+
+
+@CHECKS
+def test_redis(check, redis_url):
+    check(open_store(fresh(redis_url)))
+
+
+@CHECKS
+def test_etcd(check, etcd_url):
+    check(open_store(fresh(etcd_url)))
