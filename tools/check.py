@@ -59,19 +59,8 @@ def checks(
         ("types", ["mypy", *(part for m in modules for part in ("-p", m))]),
     ]
     found += [
-        (
-            f"deptry {folder.name}",
-            [
-                "deptry",
-                str(folder.relative_to(ROOT)),
-                "--config",
-                str(folder / "pyproject.toml"),
-                "--no-ansi",
-                "--extend-exclude",
-                "tests|benchmarks",
-            ],
-        )
-        for folder in folders
+        (f"deptry {folder.name}", deptry(folder, module))
+        for folder, module in zip(folders, modules, strict=False)
     ]
     if whole:
         documents = [str(p) for p in ROOT.rglob("*.md") if not hidden(p)]
@@ -81,6 +70,13 @@ def checks(
             ("policy", ["python", "-m", "policy"]),
         ]
     return found
+
+
+def deptry(folder: Path, module: str) -> list[str]:
+    """Return the command that compares imports with declared dependencies."""
+    inside = folder.relative_to(ROOT)
+    config = str(inside / "pyproject.toml")
+    return ["deptry", str(inside / module), "--config", config, "--no-ansi"]
 
 
 def hidden(path: Path) -> bool:
