@@ -273,6 +273,15 @@ class Attempt:
         """The same for every attempt of this step in this run."""
         return f"{self.run_id}/{self.step}"
 
+    def context(self) -> StepContext:
+        """Return what `ctx` is where the attempt runs, outside this process."""
+        return StepContext(
+            run_id=self.run_id,
+            step=self.step,
+            attempt=self.number,
+            idempotency_key=self.idempotency_key,
+        )
+
     def call(self) -> Any:
         """Call the step's function; for executors that run Python."""
         target = self.spec.target

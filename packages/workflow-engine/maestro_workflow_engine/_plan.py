@@ -436,7 +436,11 @@ class Plan:
 
 
 def human(length: float) -> str:
-    """Return a duration for people: 0.25s, 42s, 3m20s, 2h05m."""
+    """Return a duration for people: 7us, 2.5ms, 0.25s, 42s, 3m20s, 2h05m."""
+    if 0 < length < 0.001:
+        return f"{length * 1e6:.3g}us"
+    if 0 < length < 0.01:
+        return f"{length * 1e3:.3g}ms"
     if length < 10:
         return f"{length:.3g}s"
     if length < 120:

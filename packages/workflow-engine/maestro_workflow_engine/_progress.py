@@ -62,5 +62,6 @@ def _draw(status: RunStatus, height: int) -> Group:
         table.add_row(step.name, Text("failed", "red"), step.note[:100])
     if len(rows) > room:
         table.add_row(f"and {len(rows) - room} more", "", "")
-    bar = ProgressBar(total=max(1, len(status.steps)), completed=done, width=60)
+    bar = Table.grid()  # a row of its own: the bar does not end its line
+    bar.add_row(ProgressBar(total=max(1, len(status.steps)), completed=done, width=60))
     return Group(head, bar, line, table)

@@ -28,6 +28,7 @@ th,td{text-align:left;padding:3px 10px 3px 0;border-bottom:1px solid #e2e8f0;
 vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .failed{color:#dc2626}.critical{color:#c2410c;font-weight:600}
 .key span{display:inline-block;width:12px;height:12px;border-radius:2px;margin:0 6px 0 16px}
+.key span:first-child{margin-left:0}
 ol{margin:0;padding-left:22px}
 """
 

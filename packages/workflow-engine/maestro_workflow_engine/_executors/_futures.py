@@ -32,10 +32,12 @@ class FuturesExecutor:
     ) -> None:
         """Submit each attempt."""
         for attempt in attempts:
-            target = attempt.spec.target
+            kwargs = attempt.kwargs
+            if attempt.spec.wants_ctx:
+                kwargs = kwargs | {"ctx": attempt.context()}
             try:
                 future = self._executor.submit(
-                    call_remote, target, tuple(attempt.args), attempt.kwargs,
+                    call_remote, attempt.spec.target, tuple(attempt.args), kwargs,
                     attempt.chunked,
                 )  # fmt: skip
             except RuntimeError as error:  # shut down, or its pool is broken

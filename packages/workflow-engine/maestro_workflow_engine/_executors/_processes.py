@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from time import time
 from typing import Any, final
 
-from .._model import Attempt, Outcome, StepContext  # noqa: TID252 - private subpackage
+from .._model import Attempt, Outcome  # noqa: TID252 - private subpackage
 from ..errors import WorkerLostError  # noqa: TID252
 
 _Done = Callable[[Outcome], None]
@@ -188,17 +188,9 @@ class ProcessExecutor:
 
 def _pack(attempt: Attempt) -> bytes:
     spec = attempt.spec
-    context = attempt.kwargs.get("ctx")
     kwargs = attempt.kwargs
-    if isinstance(context, StepContext):  # its flag is a list of this process
-        kwargs = kwargs | {
-            "ctx": StepContext(
-                run_id=context.run_id,
-                step=context.step,
-                attempt=context.attempt,
-                idempotency_key=context.idempotency_key,
-            )
-        }
+    if spec.wants_ctx:  # the flag in it is a list of this process
+        kwargs = kwargs | {"ctx": attempt.context()}
     # By name first: a decorated function cannot be found by pickle itself.
     target = spec.ref if spec.ref is not None else spec.target
     return pickle.dumps((target, tuple(attempt.args), kwargs, attempt.chunked))
