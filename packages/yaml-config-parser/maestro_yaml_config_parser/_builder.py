@@ -307,9 +307,7 @@ def _typed(session: Session, source: Source, index: int, text: str, name: str) -
     try:
         value = session.scalars[text]
     except PlainTextError:
-        raise _limit(
-            source, index, "digits", session.limits.digits, "number"
-        ) from None
+        raise _limit(source, index, "digits", session.limits.digits, "number") from None
     if name == "float" and type(value) is int:
         return float(value)
     if type(value) is _KINDS[name]:
@@ -348,20 +346,14 @@ def _merge(
             )
         theirs = session.marks.get(id(mapping), [source, where])
         values.update(mapping)
-        places.update(
-            zip(mapping, _pairs(theirs, source, len(mapping)), strict=True)
-        )
+        places.update(zip(mapping, _pairs(theirs, source, len(mapping)), strict=True))
     values.update(own)
-    places.update(
-        zip(own, zip(own_pos[::2], own_pos[1::2], strict=True), strict=True)
-    )
+    places.update(zip(own, zip(own_pos[::2], own_pos[1::2], strict=True), strict=True))
     flat = [p for pair in places.values() for p in pair]
     return values, [source, pos[1], *flat]
 
 
-def _pairs(
-    theirs: type_of_marks, source: Source, count: int
-) -> list[tuple[Any, Any]]:
+def _pairs(theirs: type_of_marks, source: Source, count: int) -> list[tuple[Any, Any]]:
     """Return key and value places of a mapping, as seen from `source`."""
     if len(theirs) < 2 + 2 * count:
         return [(theirs[1], theirs[1])] * count
@@ -407,7 +399,7 @@ def _unhashable(source: Source, keys: list[Any], pos: list[Any]) -> ConfigSyntax
         pos[2 + 2 * at],
         f"a {kind} cannot be a key",
         code="complex-key",
-        hint="quote it if text was meant, as in \"{name}\"",
+        hint='quote it if text was meant, as in "{name}"',
     )
     return ConfigSyntaxError(found)
 
@@ -501,7 +493,7 @@ def _bad_character(source: Source, position: int) -> int:
     """Find the character that libyaml refused; its offset is in bytes."""
     for i, c in enumerate(source.text):
         code = ord(c)
-        if (code < 32 and c not in "\t\n\r") or 0x7F <= code < 0xA0 and code != 0x85:
+        if (code < 32 and c not in "\t\n\r") or (0x7F <= code < 0xA0 and code != 0x85):
             return i
         if 0xD800 <= code < 0xE000 or code in (0xFFFE, 0xFFFF):
             return i

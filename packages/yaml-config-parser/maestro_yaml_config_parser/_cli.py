@@ -185,7 +185,6 @@ def sarif(found: Sequence[Diagnostic]) -> dict[str, Any]:
     driver = {"name": "maestro-config", "rules": rules}
     return {
         "version": "2.1.0",
-        
         "runs": [{"tool": {"driver": driver}, "results": results}],
     }
 

@@ -93,5 +93,7 @@ def closest(name: object, known: Iterable[object]) -> str | None:
     same = folded.get(text.casefold().replace("-", "_"))
     if same is not None:
         return same
-    found = difflib.get_close_matches(text, names, n=1, cutoff=0.6 if len(text) > 3 else 0.5)
+    found = difflib.get_close_matches(
+        text, names, n=1, cutoff=0.6 if len(text) > 3 else 0.5
+    )
     return found[0] if found else None

@@ -1,6 +1,7 @@
 """A loaded document: plain data that remembers where each part was written."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,7 +75,17 @@ class Document(Mapping[str, Any]):
     many threads.
     """
 
-    __slots__ = ("_keep", "_limits", "_marks", "_path", "history", "root", "source", "start", "traps")
+    __slots__ = (
+        "_keep",
+        "_limits",
+        "_marks",
+        "_path",
+        "history",
+        "root",
+        "source",
+        "start",
+        "traps",
+    )
 
     def __init__(
         self,
@@ -84,7 +95,7 @@ class Document(Mapping[str, Any]):
         start: int,
         marks: Marks,
         keep: list[Any],
-        traps: Set[str] = frozenset(),
+        traps: AbstractSet[str] = frozenset(),
         history: History | None = None,
         limits: Limits | None = None,
         path: FilePath | None = None,

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -40,7 +40,7 @@ class Edit:
         self._file = file
         self._loaded = source.text
 
-    def __enter__(self) -> "Edit":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -225,7 +225,7 @@ class Edit:
 
     def _end(self, node: Any) -> int:
         """Return the offset after the last character of a node."""
-        text, end = self.source.text, node.end_mark.index
+        text, end = self.source.text, int(node.end_mark.index)
         block = isinstance(node, yaml.CollectionNode) and not node.flow_style
         if block and node.value:
             last = node.value[-1]
@@ -236,12 +236,14 @@ class Edit:
                 return max(inner, key_end)
         if isinstance(node, yaml.ScalarNode) and node.style not in ("|", ">"):
             return end
-        start = node.start_mark.index
+        start = int(node.start_mark.index)
         return start + len(text[start:end].rstrip())
 
     def _line_end(self, index: int) -> int:
-        match = re.compile(r"[^\r\n]*").match(self.source.text, index)
-        return match.end() if match else index
+        text = self.source.text
+        while index < len(text) and text[index] not in "\r\n":
+            index += 1
+        return index
 
     def _newline(self) -> str:
         match = re.search(r"\r\n|\r|\n", self.source.text)
@@ -268,7 +270,12 @@ class Edit:
         prefix = text[self._line_start(dash) : dash]
         if prefix.strip():  # as in `- - a`
             indent = " " * len(prefix)
-        return text[:end] + self._newline() + f"{indent}- {self._inline(value)}" + text[end:]
+        return (
+            text[:end]
+            + self._newline()
+            + f"{indent}- {self._inline(value)}"
+            + text[end:]
+        )
 
     def _into_flow(self, node: Any, entry: str) -> str:
         text = self.source.text
@@ -326,7 +333,9 @@ class Edit:
 
     def _commit(self, text: str, expected: Any) -> None:
         """Take the new text when it holds exactly what was asked for."""
-        new = Source(text, self.source.name, layer=self.source.layer, bom=self.source.bom)
+        new = Source(
+            text, self.source.name, layer=self.source.layer, bom=self.source.bom
+        )
         try:
             roots = build(self._session(), new)
         except ConfigError as e:
@@ -374,7 +383,19 @@ def _quoted(text: str, style: str) -> str:
             return text
     if style == "'" and text.isprintable():
         return "'" + text.replace("'", "''") + "'"
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+    return '"' + "".join(_escaped(c) for c in text) + '"'
+
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def _escaped(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return f"\\U{code:08X}" if code > 0xFFFF else f"\\u{code:04X}"
 
 
 def _float(value: float) -> str:

@@ -122,7 +122,7 @@ def _same_secrecy(value: Any, text: str) -> str:
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "int": lambda v: int(_plain(v)) if isinstance(v, str) else int(_number(v)),
     "float": lambda v: float(_plain(v)) if isinstance(v, str) else float(_number(v)),
-    "str": lambda v: as_text(v),
+    "str": as_text,
     "bool": lambda v: _plain(v).lower() in ("true", "yes", "on", "1"),
     "len": len,
     "lower": lambda v: _same_secrecy(v, _plain(v).lower()),

@@ -39,7 +39,7 @@ class Values:
 
 def interpolate(document: Document, values: Values, session: Session) -> None:
     """Replace every reference in the values of a document, in place."""
-    for path, container, key, value in list(document._walk()):  # noqa: SLF001 - same package
+    for path, container, key, value in list(document._walk()):
         if type(value) is str and "${" in value:
             container[key] = _replaced(document, path, value, values, session)
 
@@ -50,16 +50,20 @@ def _replaced(
     place = document.places_of(path)[0]
     try:
         made = _references(text, place.source, values)
-        if type(made) is str and made != text and _REFERENCE.fullmatch(text):
-            if place.source.text[place.value : place.value + 1] not in "\"'|>":
-                made = session.scalars[made]
-        if isinstance(made, str) and values.names is not None and TEMPLATE.search(made):
+        typed: Any = made
+        quoted = place.source.text[place.value : place.value + 1] in "\"'|>"
+        alone = type(made) is str and made != text and _REFERENCE.fullmatch(text)
+        if alone and not quoted:
+            typed = session.scalars[made]
+        if (
+            isinstance(typed, str)
+            and values.names is not None
+            and TEMPLATE.search(made)
+        ):
             return substitute(made, values.names, deferred=values.deferred)
-        return made
+        return typed
     except ExpressionError as e:
-        found = document.diagnostic(
-            path, str(e), code="interpolation", hint=e.hint
-        )
+        found = document.diagnostic(path, str(e), code="interpolation", hint=e.hint)
         raise InterpolationError(found, expression=text) from e
 
 
@@ -106,9 +110,7 @@ def _from_secrets(name: str, secrets: SecretSource | None) -> str | None:
     found = secrets.get(name) if isinstance(secrets, Mapping) else secrets(name)
     if found is None:
         known = secrets if isinstance(secrets, Mapping) else ()
-        raise ExpressionError(
-            f"no secret {name!r}", hint=did_you_mean(name, known)
-        )
+        raise ExpressionError(f"no secret {name!r}", hint=did_you_mean(name, known))
     return found if isinstance(found, Secret) else Secret(found)
 
 

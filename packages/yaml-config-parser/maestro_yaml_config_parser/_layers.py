@@ -146,7 +146,7 @@ def take_profile(base: Document, profile: str) -> Any:
 
 def refuse_leftover_resets(document: Document) -> None:
     """A `!reset` that met nothing below it is a mistake."""
-    for path, _, key, value in document._walk():  # noqa: SLF001 - same package
+    for path, _, key, value in document._walk():
         if isinstance(value, Reset) and path[0] != "profiles":
             found = document.diagnostic(
                 path, f"!reset of {key!r}, which no layer below sets", code="layer"

@@ -290,11 +290,13 @@ def _single_root(session: Session, source: Source, depth: int) -> Any:
 
 def _neighbour(target: Path) -> str:
     folder = target.parent
-    return did_you_mean(target.name, os.listdir(folder)) if folder.is_dir() else ""
+    return (
+        did_you_mean(target.name, (p.name for p in folder.iterdir()))
+        if folder.is_dir()
+        else ""
+    )
 
 
-def _include_error(
-    source: Source, index: int, message: str, hint: str
-) -> IncludeError:
+def _include_error(source: Source, index: int, message: str, hint: str) -> IncludeError:
     found = source.diagnostic(index, message, code="include", hint=hint)
     return IncludeError(found)

@@ -162,4 +162,6 @@ def _word(value: Any) -> str:
         return _word(value.get("name", next(iter(value.values()), "")))
     if isinstance(value, list):
         return ",".join(_word(v) for v in value)
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    return (
+        str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from ._diagnostics import did_you_mean
 from ._expressions import ExpressionError, substitute
-from ._matrix import Matrix
+from ._matrix import Combination, Matrix
 from ._paths import Path
 from ._schema import Alias, Bounds, Context, Doc
 from ._verbs import Step
@@ -201,8 +201,9 @@ class TestPlan:
 
 
 def _combinations(outer: Matrix, inner: Matrix) -> Iterator[tuple[str, dict[str, Any]]]:
-    for one in outer.expand() or [None]:
-        for two in inner.expand() or [None]:
+    nothing: list[Combination | None] = [None]
+    for one in [*outer.expand()] or nothing:
+        for two in [*inner.expand()] or nothing:
             chosen = [c for c in (one, two) if c is not None]
             values: dict[str, Any] = {}
             for c in chosen:
@@ -384,4 +385,3 @@ def _reaches(graph: Mapping[str, list[str]], start: str, goal: str) -> bool:
             seen.add(name)
             todo.extend(graph.get(name, ()))
     return False
-

@@ -79,7 +79,7 @@ def render(root: Any, kind: str = "yaml", *, redact: bool = True) -> str:
     """Return data as YAML or JSON."""
     shown = redacted(root) if redact else _revealed(root)
     if kind == "json":
-        return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if kind != "yaml":
         raise ValueError(f"render to 'yaml' or 'json', not {kind!r}")
     text: str = yaml.dump(shown, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

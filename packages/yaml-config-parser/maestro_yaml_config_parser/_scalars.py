@@ -77,7 +77,7 @@ class Scalars(dict[str, object]):
         if _HEX.match(text):
             return int(text, 16)
         if _OCT.match(text):
-            return int(text[2:], 8)
+            return int(text, 8)
         return text
 
 

@@ -3,10 +3,11 @@
 import dataclasses
 import enum
 import math
+import operator
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union
@@ -72,7 +73,9 @@ def fields_of(cls: type) -> tuple[Field, ...]:
         if not item.init or item.metadata.get("config") == "skip":
             continue
         hint = hints[item.name]
-        extras = hint.__metadata__ if typing.get_origin(hint) is typing.Annotated else ()
+        extras = (
+            hint.__metadata__ if typing.get_origin(hint) is typing.Annotated else ()
+        )
         aliases = tuple(m.name for m in extras if isinstance(m, Alias))
         required = (
             item.default is dataclasses.MISSING
@@ -195,14 +198,16 @@ class Context:
                 d.code == "type" and d.path == found[0].path for d in found[:1]
             )
             same = _same_shape(value, kind)
-            if same and (deep or len(kinds) == 2) and (
-                best is None or len(found) < len(best)
+            if (
+                same
+                and (deep or len(kinds) == 2)
+                and (best is None or len(found) < len(best))
             ):
                 best = found
         if best:
             self.found.extend(best)
             return BAD
-        return self.mismatch(value, Union[tuple(kinds)], path)
+        return self.mismatch(value, Union[tuple(kinds)], path)  # noqa: UP007 - built at run time
 
     def _literal(self, value: Any, allowed: Sequence[Any], path: Path) -> Any:
         for choice in allowed:
@@ -286,7 +291,9 @@ class Context:
         for field in fields:
             if field.required and field.name not in made:
                 self.error(
-                    path, f"missing key {field.keys[0]!r} in {label}", code="missing-key"
+                    path,
+                    f"missing key {field.keys[0]!r} in {label}",
+                    code="missing-key",
                 )
         if len(self.found) > before or any(m is BAD for m in made.values()):
             return BAD
@@ -301,9 +308,10 @@ class Context:
 
 
 def _label(cls: type, value: Mapping[Any, Any]) -> str:
-    noun = getattr(cls, "__label__", None) or re.sub(
-        r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__
-    ).lower()
+    noun = (
+        getattr(cls, "__label__", None)
+        or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__).lower()
+    )
     name = value.get("name")
     return f"{noun} {name!r}" if isinstance(name, str) and name else str(noun)
 
@@ -332,8 +340,9 @@ def shown(value: Any) -> str:
     text = repr(value)
     text = text if len(text) <= 60 else text[:57] + "..."
     names = {bool: "", int: "number ", float: "number ", str: "text "}
-    return names.get(type(value), "") + (text.lower() if value in (True, False) and
-                                         isinstance(value, bool) else text)
+    return names.get(type(value), "") + (
+        text.lower() if value in (True, False) and isinstance(value, bool) else text
+    )
 
 
 _NOUNS: dict[Any, str] = {
@@ -389,18 +398,21 @@ def _advice(value: Any, kind: Any) -> str:
     return ""
 
 
+_ORDER: tuple[tuple[str, str, Callable[[Any, Any], bool]], ...] = (
+    ("ge", "at least", operator.ge),
+    ("gt", "more than", operator.gt),
+    ("le", "at most", operator.le),
+    ("lt", "less than", operator.lt),
+)
+
+
 def _outside(value: Any, extra: Any) -> str:
     """Say what a value should have been, or return an empty string."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and isinstance(value, float) and math.isnan(value):
         bounded = any(getattr(extra, n, None) is not None for n in ("ge", "gt", "le"))
         return "expected a number" if bounded else ""
-    for name, words, ok in (
-        ("ge", "at least", lambda a, b: a >= b),
-        ("gt", "more than", lambda a, b: a > b),
-        ("le", "at most", lambda a, b: a <= b),
-        ("lt", "less than", lambda a, b: a < b),
-    ):
+    for name, words, ok in _ORDER:
         bound = getattr(extra, name, None)
         if number and bound is not None and not ok(value, bound):
             return f"expected {words} {bound}"

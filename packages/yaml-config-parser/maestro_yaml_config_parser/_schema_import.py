@@ -13,8 +13,7 @@ try:
     import jsonschema
 except ImportError as e:
     raise ImportError(
-        "JSON Schema needs jsonschema: "
-        'pip install "maestro-yaml-config-parser[schema]"'
+        'JSON Schema needs jsonschema: pip install "maestro-yaml-config-parser[schema]"'
     ) from e
 
 
@@ -23,7 +22,7 @@ def validate(document: Document, schema: Mapping[str, Any]) -> None:
     kind = jsonschema.validators.validator_for(
         schema, default=jsonschema.Draft202012Validator
     )
-    kind.check_schema(schema)
+    kind.check_schema(dict(schema))
     found: list[Diagnostic] = []
     for error in kind(schema).iter_errors(document.root):
         found.extend(_findings(document, error))

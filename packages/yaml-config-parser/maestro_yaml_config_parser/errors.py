@@ -43,9 +43,7 @@ class ConfigError(Exception):
     """
 
     def __init__(self, diagnostics: Diagnostic | Iterable[Diagnostic]) -> None:
-        found = (
-            (diagnostics,) if isinstance(diagnostics, Diagnostic) else diagnostics
-        )
+        found = (diagnostics,) if isinstance(diagnostics, Diagnostic) else diagnostics
         self.diagnostics: tuple[Diagnostic, ...] = tuple(found)
         super().__init__("\n".join(d.render() for d in self.diagnostics))
 

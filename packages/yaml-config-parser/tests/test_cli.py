@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from maestro_yaml_config_parser._cli import main
 
 
@@ -13,7 +12,9 @@ from maestro_yaml_config_parser._cli import main
 def here(tmp_path, monkeypatch, plan_text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plan.yaml").write_text(plan_text, encoding="utf-8")
-    (tmp_path / "bad.yaml").write_text(plan_text.replace("retries: 2", "retrise: no"), encoding="utf-8")
+    (tmp_path / "bad.yaml").write_text(
+        plan_text.replace("retries: 2", "retrise: no"), encoding="utf-8"
+    )
     (tmp_path / "over.yaml").write_text("defaults: {timeout: 5}\n", encoding="utf-8")
     return tmp_path
 
@@ -33,7 +34,10 @@ def test_machine_output(here, capsys):
     """JSON and SARIF carry the same places."""
     assert main(["validate", "--plan", "--json", "bad.yaml"]) == 1
     rows = json.loads(capsys.readouterr().out)
-    assert [(r["line"], r["code"]) for r in rows] == [(39, "trap-value"), (39, "unknown-key")]
+    assert [(r["line"], r["code"]) for r in rows] == [
+        (39, "trap-value"),
+        (39, "unknown-key"),
+    ]
     assert main(["validate", "--plan", "--sarif", "bad.yaml"]) == 1
     run = json.loads(capsys.readouterr().out)["runs"][0]
     region = run["results"][1]["locations"][0]["physicalLocation"]["region"]
@@ -42,7 +46,10 @@ def test_machine_output(here, capsys):
 
 def test_the_other_commands(here, capsys):
     """Each prints what it promises."""
-    assert main(["explain", "plan.yaml", "defaults.timeout", "--overlay", "over.yaml"]) == 0
+    assert (
+        main(["explain", "plan.yaml", "defaults.timeout", "--overlay", "over.yaml"])
+        == 0
+    )
     assert "over plan.yaml:18:12  (base)" in capsys.readouterr().out
     assert main(["explain", "--json", "plan.yaml", "name"]) == 0
     assert json.loads(capsys.readouterr().out)["value"] == "shop"

@@ -4,7 +4,6 @@ import os
 import random
 
 import pytest
-
 from maestro_yaml_config_parser import EditError, PathNotFoundError, load, loads
 
 TEXT = """\
@@ -131,9 +130,28 @@ def _lines_of(doc, path):
 
 def _run_edits(texts, count, seed):
     rng = random.Random(seed)
-    values = [0, 7, -1.5, True, None, "word", "a: b", "no", "x # y", "'q'", 'é"', "", [1], {"k": "v"}]
+    values = [
+        0,
+        7,
+        -1.5,
+        True,
+        None,
+        "word",
+        "a: b",
+        "no",
+        "x # y",
+        "'q'",
+        'é"',
+        "",
+        [1],
+        {"k": "v"},
+    ]
     done = refused = 0
-    names = sorted(n for n, t in texts.items() if list(_scalars(loads(t, unknown_tags="ignore").root)))
+    names = sorted(
+        n
+        for n, t in texts.items()
+        if list(_scalars(loads(t, unknown_tags="ignore").root))
+    )
     while done + refused < count:
         text = texts[rng.choice(names)]
         doc = loads(text, unknown_tags="ignore")
@@ -181,12 +199,12 @@ def _run_edits(texts, count, seed):
 
 def test_edits_of_real_files_keep_everything_else(real_texts):
     """A reduced run of the drill."""
-    done, refused = _run_edits(real_texts, 120, 1)
+    done, _ = _run_edits(real_texts, 120, 1)
     assert done >= 110
 
 
 @pytest.mark.drill
 def test_a_thousand_edits(real_texts):
     """At most one in twenty is refused; none spoils a file."""
-    done, refused = _run_edits(real_texts, 1000, 2)
+    _, refused = _run_edits(real_texts, 1000, 2)
     assert refused <= 50

@@ -7,7 +7,6 @@ import time
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
 from maestro_yaml_config_parser import (
     ConfigError,
     LimitExceededError,
@@ -58,7 +57,9 @@ def test_a_bomb_of_files_is_refused_at_once(tmp_path):
     (tmp_path / "a.yaml").write_text("x: !include a.yaml\n", encoding="utf-8")
     (tmp_path / "b.yaml").write_text("x: !include ../../etc/passwd\n", encoding="utf-8")
     for i in range(20):
-        (tmp_path / f"d{i}.yaml").write_text(f"- !include d{i + 1}.yaml\n" * 2, encoding="utf-8")
+        (tmp_path / f"d{i}.yaml").write_text(
+            f"- !include d{i + 1}.yaml\n" * 2, encoding="utf-8"
+        )
     (tmp_path / "d20.yaml").write_text("1\n", encoding="utf-8")
     for name, allowed in (("a.yaml", 0.05), ("b.yaml", 0.05), ("d0.yaml", 0.5)):
         start = time.process_time()
@@ -89,7 +90,9 @@ def test_bombs_stay_small():
 
 def test_depth_counts_over_includes(tmp_path):
     """Nesting cannot be split over files."""
-    (tmp_path / "a.yaml").write_text("[" * 60 + "!include b.yaml" + "]" * 60, encoding="utf-8")
+    (tmp_path / "a.yaml").write_text(
+        "[" * 60 + "!include b.yaml" + "]" * 60, encoding="utf-8"
+    )
     (tmp_path / "b.yaml").write_text("[" * 60 + "]" * 60, encoding="utf-8")
     with pytest.raises(LimitExceededError) as caught:
         load(tmp_path / "a.yaml")
@@ -107,7 +110,12 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=5_000, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=400,
+    deadline=5_000,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
 @given(st.lists(PIECES, max_size=40).map("".join))
 @example("? \n: \n")
 @example("!!int ''")

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from maestro_yaml_config_parser import (
     IncludeError,
     InterpolationError,
@@ -29,7 +28,10 @@ def write(tmp_path):
 
 def test_layers_merge_and_explain_says_who_set_what(write):
     """Mappings merge, scalars and lists are replaced, every origin is kept."""
-    base = write("base.yaml", "db: {host: a, port: 1}\nl: [1]\nprofiles:\n  ci:\n    db: {host: c}\n")
+    base = write(
+        "base.yaml",
+        "db: {host: a, port: 1}\nl: [1]\nprofiles:\n  ci:\n    db: {host: c}\n",
+    )
     over = write("over.yaml", "db: {host: b}\nl: [2, 3]\n")
     doc = load(base, overlays=[over], profile="ci")
     assert doc.to_dict() == {"db": {"host": "c", "port": 1}, "l": [2, 3]}
@@ -51,8 +53,13 @@ def test_layers_merge_and_explain_says_who_set_what(write):
 
 def test_merge_strategies_by_path_and_by_tag(write):
     """Lists can be appended, prepended or merged by a key."""
-    base = write("base.yaml", "s: [{n: a, v: 1}, {n: b, v: 2}]\nl: [1]\nm: {x: 1}\nq: 1\n")
-    over = write("over.yaml", "s: [{n: b, v: 3}, {n: c}]\nl: !prepend [0]\nm: !override {y: 2}\nq: !reset\n")
+    base = write(
+        "base.yaml", "s: [{n: a, v: 1}, {n: b, v: 2}]\nl: [1]\nm: {x: 1}\nq: 1\n"
+    )
+    over = write(
+        "over.yaml",
+        "s: [{n: b, v: 3}, {n: c}]\nl: !prepend [0]\nm: !override {y: 2}\nq: !reset\n",
+    )
     doc = load(base, overlays=[over], merge={"s": "merge:n"})
     assert doc.to_dict() == {
         "s": [{"n": "a", "v": 1}, {"n": "b", "v": 3}, {"n": "c"}],
@@ -80,7 +87,9 @@ def test_includes_are_relative_and_keep_their_places(write):
     """An included value knows its own file."""
     write("parts/db.yaml", "host: a\nextra: !include more.yaml\n")
     write("parts/more.yaml", "[1, 2]\n")
-    doc = load(write("main.yaml", "db: !include parts/db.yaml\n<<: !include parts/db.yaml\n"))
+    doc = load(
+        write("main.yaml", "db: !include parts/db.yaml\n<<: !include parts/db.yaml\n")
+    )
     assert doc["db"] == {"host": "a", "extra": [1, 2]}
     assert doc["host"] == "a"
     assert doc.at("db.extra[1]").origin.line == 1
@@ -134,7 +143,9 @@ def test_references_take_the_type_of_the_plain_value(write):
         "other": "${HOME}",
     }
     assert doc.at("u").origin.line == 3
-    with pytest.raises(InterpolationError, match="'HOST' is not set; did you mean 'HOTS'") as caught:
+    with pytest.raises(
+        InterpolationError, match="'HOST' is not set; did you mean 'HOTS'"
+    ) as caught:
         load(file, env={"HOTS": "h"})
     assert (caught.value.line, caught.value.column) == (3, 4)
     assert load(file)["u"] == "http://${env:HOST}/"
@@ -158,7 +169,7 @@ def test_a_secret_is_usable_and_never_printed(write):
         str(doc["a"]),
         repr(doc.to_dict()),
         f"{doc['b']:>20}",
-        "%s" % doc["c"],
+        "%s" % doc["c"],  # noqa: UP031 - one of the ways to print
         doc.render(),
         doc.render("json"),
         doc.explain("b"),

@@ -6,7 +6,6 @@ import math
 import pickle
 
 import pytest
-
 from maestro_yaml_config_parser import (
     ConfigError,
     ConfigReadError,

@@ -4,9 +4,8 @@ import json
 from importlib.resources import files
 
 import jsonschema
-import pytest
-
 import maestro_yaml_config_parser
+import pytest
 from maestro_yaml_config_parser import SchemaError, TestPlan, json_schema, loads
 
 
@@ -62,8 +61,8 @@ def test_a_plan_expands_to_json(plan_text):
         ("name: pay", "name: login", "37:15: second case named 'login', first at line 31"),
         ("needs: [checkout]", "needs: [api]", "50:13: suite 'api' needs itself through 'api'; remove one of the needs"),
         ("visible: true", "visible: yes", "47:24: expected true or false for 'visible', got text 'yes'; write true"),
-        ("text: \"42\"", "text: 42", "46:21: expected text for 'text', got number 42; quote it: \"42\""),
-        ("testid: total\n              text: \"42\"", "count: 1", "45:15: expect: says no element"),
+        ('text: "42"', "text: 42", "46:21: expected text for 'text', got number 42; quote it: \"42\""),
+        ('testid: total\n              text: "42"', "count: 1", "45:15: expect: says no element"),
         ("name: shop", "nam: shop", "2:1: unknown key 'nam' in plan; did you mean 'name'?"),
     ],
 )  # fmt: skip
@@ -78,7 +77,9 @@ def test_a_mistake_in_a_plan_is_named_where_it_is(plan_text, old, new, message):
 
 def test_all_mistakes_are_reported_at_once(plan_text):
     """In the order of the file."""
-    text = plan_text.replace("retries: 2", "retrise: 2").replace("open: /login", "opn: 1")
+    text = plan_text.replace("retries: 2", "retrise: 2").replace(
+        "open: /login", "opn: 1"
+    )
     with pytest.raises(SchemaError) as caught:
         plan_of(text.replace("scope: suite", "scope: sweet"))
     assert [d.line for d in caught.value.diagnostics] == [11, 33, 39]
@@ -88,8 +89,8 @@ def test_a_matrix_has_a_maximum():
     """Counted, not built."""
     axes = ", ".join(f"a{i}: [{', '.join(map(str, range(50)))}]" for i in range(8))
     text = (
-        "name: p\nsuites:\n- name: s\n  matrix: {%s}\n"
-        "  cases: [{name: c, steps: [{wait: 1}]}]\n" % axes
+        "name: p\nsuites:\n- name: s\n  matrix: {" + axes + "}\n"
+        "  cases: [{name: c, steps: [{wait: 1}]}]\n"
     )
     with pytest.raises(SchemaError, match="39062500000000 combinations"):
         plan_of(text)

