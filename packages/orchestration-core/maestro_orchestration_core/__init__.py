@@ -1,0 +1,74 @@
+"""Many agents, one plan: budgets that hold, work that survives, checked merges.
+
+An agent is a callable, a subprocess or an OpenAI-compatible endpoint. Importing
+this package imports nothing else; names load when they are first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._agent import Agent, Tool
+    from ._budget import Budget, Ledger
+    from ._context import Window
+    from ._events import Event
+    from ._gates import Gate, GateInput, GateResult
+    from ._journal import Journal
+    from ._leases import JournalLeases
+    from ._messages import Model, Reply, Request, ToolCall, Usage
+    from ._openai import OpenAICompatible, openai_compatible
+    from ._persona import Persona, PersonaRegistry
+    from ._plan import Plan, Task
+    from ._prices import Price, PriceTable
+    from ._processes import run_process, subprocess_agent
+    from ._report import RunReport
+    from ._run import Orchestrator, Run
+    from ._states import TRANSITIONS, State
+    from ._throttle import Retry, Throttle
+    from ._tokens import estimate_tokens
+    from ._turn import LoopLimits, Turn
+    from ._worktrees import Worktrees
+
+_WHERE = {
+    "_agent": ("Agent", "Tool"),
+    "_budget": ("Budget", "Ledger"),
+    "_context": ("Window",),
+    "_events": ("Event",),
+    "_gates": ("Gate", "GateInput", "GateResult"),
+    "_journal": ("Journal",),
+    "_leases": ("JournalLeases",),
+    "_messages": ("Model", "Reply", "Request", "ToolCall", "Usage"),
+    "_openai": ("OpenAICompatible", "openai_compatible"),
+    "_persona": ("Persona", "PersonaRegistry"),
+    "_plan": ("Plan", "Task"),
+    "_prices": ("Price", "PriceTable"),
+    "_processes": ("run_process", "subprocess_agent"),
+    "_report": ("RunReport",),
+    "_run": ("Orchestrator", "Run"),
+    "_states": ("State", "TRANSITIONS"),
+    "_throttle": ("Retry", "Throttle"),
+    "_tokens": ("estimate_tokens",),
+    "_turn": ("LoopLimits", "Turn"),
+    "_worktrees": ("Worktrees",),
+}
+_MODULES = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 - the names of _WHERE, checked by a test
+    *sorted(_MODULES)
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,117 @@
+"""Agents and tools: a persona with something that can do the work."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, get_type_hints
+
+from ._context import Window
+from ._messages import Model, Usage
+from ._persona import EFFECTS, Persona
+from ._throttle import Retry, Throttle
+from .errors import SettingsError, did_you_mean
+
+Effect = Literal["pure", "idempotent", "unsafe"]
+Guard = Callable[[str], str | None]
+_JSON: Final = {str: "string", int: "integer", float: "number", bool: "boolean",
+                list: "array", dict: "object"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A persona and its body: any callable taking a Turn, or a model.
+
+    `effect` says what a repeat after a crash may do. `pure` and `idempotent`
+    run again (with the same `turn.key`); `unsafe` ends in doubt for a person
+    to look at. A callable is `idempotent` unless it says otherwise.
+    """
+
+    persona: Persona
+    body: Callable[..., Any] | Model
+    effect: Effect | None = field(default=None, kw_only=True)
+    upper: Usage | None = field(default=None, kw_only=True)
+    """The most that one call of a callable takes, for hard budgets."""
+    window: Window | None = field(default=None, kw_only=True)
+    throttle: Throttle | None = field(default=None, kw_only=True)
+    retry: Retry | None = field(default=None, kw_only=True)
+    input_guards: tuple[Guard, ...] = field(default=(), kw_only=True)
+    """Each returns None, or why the text is refused."""
+    output_guards: tuple[Guard, ...] = field(default=(), kw_only=True)
+    max_steps: int = field(default=20, kw_only=True)
+    """Model calls for one answer, tools included."""
+
+    def __post_init__(self) -> None:
+        if not callable(self.body) and not hasattr(self.body, "complete"):
+            raise SettingsError(
+                f"expected a callable or a model, got {self.body!r}",
+                key=f"agent {self.persona.name}",
+            )
+        if self.effect is not None and self.effect not in EFFECTS:
+            raise SettingsError(
+                f"{self.effect!r} is not one of {', '.join(EFFECTS)}"
+                f"{did_you_mean(self.effect, EFFECTS)}",
+                key=f"agent {self.persona.name}.effect",
+            )
+
+    @property
+    def name(self) -> str:
+        """The persona's name."""
+        return self.persona.name
+
+    @property
+    def model(self) -> Model | None:
+        """The model, or None for a callable."""
+        body: Any = self.body
+        return body if hasattr(body, "complete") else None
+
+    @property
+    def effect_class(self) -> str:
+        """What a repeat may do: the agent's word, the persona's, or idempotent."""
+        return self.effect or self.persona.effect or "idempotent"
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may call; its signature makes the schema."""
+
+    fn: Callable[..., Any | Awaitable[Any]]
+    effect: Effect = field(default="idempotent", kw_only=True)
+    name: str = field(default="", kw_only=True)
+    description: str = field(default="", kw_only=True)
+    parameters: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        name = self.name or getattr(self.fn, "__name__", "")
+        object.__setattr__(self, "name", name)
+        if not self.description:
+            doc = inspect.getdoc(self.fn) or ""
+            object.__setattr__(self, "description", doc.split("\n\n")[0])
+        if not self.parameters:
+            object.__setattr__(self, "parameters", _schema(self.fn))
+
+    def spec(self) -> dict[str, Any]:
+        """Return the tool as chat endpoints want it."""
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": dict(self.parameters),
+        }
+        return {"type": "function", "function": function}
+
+
+def _schema(fn: Callable[..., Any]) -> dict[str, Any]:
+    hints = get_type_hints(fn)
+    properties: dict[str, Any] = {}
+    required = []
+    for name, parameter in inspect.signature(fn).parameters.items():
+        hint = hints.get(name, str)
+        kind = _JSON.get(getattr(hint, "__origin__", hint), "string")
+        properties[name] = {"type": kind}
+        if parameter.default is parameter.empty:
+            required.append(name)
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }

@@ -1,0 +1,528 @@
+"""The journal: append-only events in SQLite, the only truth about a run.
+
+One process writes a run at a time (a file lock that the kernel drops with the
+process). People and other processes talk to it through the `inbox` table. Data
+over 8 KiB goes to a compressed, content-addressed blob. Opening a run is
+resuming it: there is no separate save.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, Literal, Protocol, final
+
+from ._events import Event
+from .errors import (
+    JournalError,
+    JournalVersionError,
+    JournalWriteError,
+    RunLockedError,
+    UnknownRunError,
+)
+
+VERSION: Final = 1
+_BLOB_OVER: Final = 8192
+_SCHEMA: Final = """
+CREATE TABLE event(run TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL,
+  type TEXT NOT NULL, task TEXT NOT NULL, attempt INTEGER NOT NULL,
+  actor TEXT NOT NULL, v INTEGER NOT NULL, data TEXT NOT NULL,
+  PRIMARY KEY(run, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE blob(sha TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE inbox(id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL,
+  kind TEXT NOT NULL, data TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
+CREATE TABLE cursor(name TEXT, run TEXT, seq INTEGER NOT NULL,
+  PRIMARY KEY(name, run)) STRICT, WITHOUT ROWID;
+CREATE TABLE lease(name TEXT, holder TEXT, shared INTEGER NOT NULL,
+  until INTEGER NOT NULL, fence INTEGER NOT NULL, run TEXT NOT NULL,
+  PRIMARY KEY(name, holder)) STRICT, WITHOUT ROWID;
+CREATE TABLE fence(one INTEGER PRIMARY KEY CHECK(one = 1), value INTEGER NOT NULL)
+  STRICT;
+INSERT INTO fence VALUES (1, 0);
+"""
+_RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_run_id(run: str) -> str:
+    """Return `run` if it can name a run: letters, digits, dot, dash, underscore."""
+    if not _RUN_ID.fullmatch(run):
+        raise JournalError(
+            f"run id {run!r} must be 1 to 100 letters, digits, '.', '_' or '-' "
+            "and start with a letter or digit"
+        )
+    return run
+
+
+def dump(value: object) -> str:
+    """Return JSON in one canonical form, so that equal data has equal digests."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def digest(value: object) -> str:
+    """Return a short SHA-256 over the canonical JSON of `value`."""
+    return hashlib.sha256(dump(value).encode()).hexdigest()[:32]
+
+
+class EventStore(Protocol):
+    """What a run needs from a journal."""
+
+    def append(
+        self,
+        type: str,  # noqa: A002 - the event's own word
+        data: Mapping[str, Any],
+        *,
+        task: str = "",
+        attempt: int = 0,
+        actor: str = "",
+    ) -> Event:
+        """Add an event; it counts once `flush` returned."""
+
+    def flush(self, *, full: bool = False) -> None:
+        """Write what was appended; `full` waits for the disk itself."""
+
+    def history(self) -> list[Event]:
+        """Return the events of this run so far, in order."""
+
+    def inbox(self) -> list[tuple[int, str, dict[str, Any]]]:
+        """Return messages of other processes and forget them at the next flush."""
+
+    def close(self) -> None:
+        """Flush and let go of the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """One line about a run in the journal."""
+
+    run: str
+    started_ns: int
+    last_ns: int
+    events: int
+    status: str
+    """started, resumed, paused, or how it finished."""
+
+
+@final
+class MemoryLog:
+    """Events of one run in a list: for tests, patterns and dry runs."""
+
+    def __init__(
+        self,
+        run: str = "memory",
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        history: list[Event] | None = None,
+    ) -> None:
+        self._run = run
+        self._clock = clock
+        self._events = list(history or ())
+
+    def append(
+        self,
+        type: str,  # noqa: A002
+        data: Mapping[str, Any],
+        *,
+        task: str = "",
+        attempt: int = 0,
+        actor: str = "",
+    ) -> Event:
+        """Add an event."""
+        event = Event(
+            seq=len(self._events) + 1,
+            run=self._run,
+            at_ns=self._clock(),
+            type=type,
+            task=task,
+            attempt=attempt,
+            actor=actor,
+            data=data,
+        )
+        self._events.append(event)
+        return event
+
+    def flush(self, *, full: bool = False) -> None:
+        """Do nothing: memory is as far as these events go."""
+
+    def history(self) -> list[Event]:
+        """Return the events so far."""
+        return list(self._events)
+
+    def inbox(self) -> list[tuple[int, str, dict[str, Any]]]:
+        """Return nothing: no other process can reach this."""
+        return []
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+@final
+class RunLog:
+    """The one writer of one run. Not for several threads."""
+
+    def __init__(
+        self,
+        journal: "Journal",
+        run: str,
+        *,
+        lock: IO[bytes],
+        fault: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self._journal, self._run, self._lock, self._fault = journal, run, lock, fault
+        self._pending: list[Event] = []
+        self._taken: list[int] = []
+        self._broken: Exception | None = None
+        row = journal.connection.execute(
+            "SELECT max(seq) FROM event WHERE run = ?", (run,)
+        ).fetchone()
+        self._seq = row[0] or 0
+        self._inbox_version = -1
+
+    def append(
+        self,
+        type: str,  # noqa: A002
+        data: Mapping[str, Any],
+        *,
+        task: str = "",
+        attempt: int = 0,
+        actor: str = "",
+    ) -> Event:
+        """Add an event; it counts once `flush` returned."""
+        self._seq += 1
+        event = Event(
+            seq=self._seq,
+            run=self._run,
+            at_ns=self._journal.clock(),
+            type=type,
+            task=task,
+            attempt=attempt,
+            actor=actor,
+            data=data,
+        )
+        self._pending.append(event)
+        return event
+
+    def flush(self, *, full: bool = False) -> None:
+        """Write what was appended in one transaction; raise JournalWriteError."""
+        if self._broken:
+            raise JournalWriteError(
+                f"closed after a failed write: {self._broken}", path=self._journal.path
+            )
+        if not self._pending and not self._taken:
+            return
+        if self._fault:
+            for event in self._pending:
+                self._fault(event.seq, "before")
+        try:
+            self._write(full=full)
+        except sqlite3.Error as error:
+            self._broken = error
+            raise JournalWriteError(
+                f"cannot write {len(self._pending)} events: {error}; run again once "
+                "there is room, it goes on from the last event on disk",
+                path=self._journal.path,
+            ) from error
+        written, self._pending, self._taken = self._pending, [], []
+        if self._fault:
+            for event in written:
+                self._fault(event.seq, "after")
+
+    def _write(self, *, full: bool) -> None:
+        db = self._journal.connection
+        full = full or self._journal.durability == "full"
+        if full:
+            db.execute("PRAGMA synchronous=FULL")
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.executemany(
+                "INSERT INTO event VALUES (?,?,?,?,?,?,?,?,?)",
+                [self._row(db, event) for event in self._pending],
+            )
+            if self._taken:
+                db.executemany(
+                    "DELETE FROM inbox WHERE id = ?", [(n,) for n in self._taken]
+                )
+            db.execute("COMMIT")
+        except sqlite3.Error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        finally:
+            if full and self._journal.durability != "full":
+                db.execute("PRAGMA synchronous=NORMAL")
+
+    def _row(self, db: sqlite3.Connection, event: Event) -> tuple[Any, ...]:
+        text = dump(event.data)
+        if len(text) > _BLOB_OVER:
+            raw = text.encode()
+            sha = hashlib.sha256(raw).hexdigest()
+            db.execute(
+                "INSERT OR IGNORE INTO blob VALUES (?, ?)", (sha, zlib.compress(raw))
+            )
+            text = dump({"$blob": sha, "size": len(raw)})
+        return (
+            event.run, event.seq, event.at_ns, event.type, event.task,
+            event.attempt, event.actor, event.v, text,
+        )  # fmt: skip
+
+    def history(self) -> list[Event]:
+        """Return the events of this run on disk, in order."""
+        return list(self._journal.events(self._run))
+
+    def inbox(self) -> list[tuple[int, str, dict[str, Any]]]:
+        """Return messages of other processes; they go with the next flush."""
+        db = self._journal.connection
+        version = db.execute("PRAGMA data_version").fetchone()[0]
+        if version == self._inbox_version:
+            return []
+        self._inbox_version = version
+        rows = db.execute(
+            "SELECT id, kind, data FROM inbox WHERE run = ? ORDER BY id", (self._run,)
+        ).fetchall()
+        new = [row for row in rows if row[0] not in self._taken]
+        self._taken.extend(row[0] for row in new)
+        return [(n, kind, json.loads(data)) for n, kind, data in new]
+
+    def close(self) -> None:
+        """Flush and let another process have the run."""
+        try:
+            if not self._broken:
+                self.flush()
+        finally:
+            self._lock.close()
+            self._journal.forget(self)
+
+
+@final
+class Journal:
+    """The runs in one SQLite file. Use it from one thread; readers may be many.
+
+    Args:
+        path: The file; made when missing, refused on a newer version.
+        durability: `normal` survives kill -9 of any process; unsafe effects and
+            merges wait for the disk besides. `full` waits for the disk each time.
+        create: Whether a missing file is made.
+        clock: Nanoseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        durability: Literal["normal", "full"] = "normal",
+        create: bool = True,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.path = Path(path)
+        self.durability = durability
+        self.clock = clock
+        self._logs: list[RunLog] = []
+        if not create and not self.path.exists():
+            raise JournalError("there is no such journal", path=path)
+        try:
+            self.connection = sqlite3.connect(
+                self.path, isolation_level=None, timeout=30
+            )
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            if hasattr(self, "connection"):
+                self.connection.close()
+            raise JournalError(f"not a usable journal: {error}", path=path) from error
+        except JournalError:
+            self.connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        db = self.connection
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        if found > VERSION:
+            raise JournalVersionError(self.path, found=found, supported=VERSION)
+        db.execute("PRAGMA journal_mode=WAL")
+        level = "FULL" if self.durability == "full" else "NORMAL"
+        db.execute(f"PRAGMA synchronous={level}")
+        if found == 0:
+            db.execute("BEGIN IMMEDIATE")
+            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    db.execute("ROLLBACK")
+                    raise JournalError(
+                        "a SQLite file of something else; choose another path",
+                        path=self.path,
+                    )
+                for statement in _SCHEMA.split(";\n"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={VERSION}")
+            db.execute("COMMIT")
+
+    def open_run(
+        self, run: str, *, fault: Callable[[int, str], None] | None = None
+    ) -> RunLog:
+        """Take the run for this process; raise RunLockedError if another has it."""
+        check_run_id(run)
+        folder = self.path.with_name(self.path.name + ".locks")
+        folder.mkdir(exist_ok=True)
+        lock = (folder / run).open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise RunLockedError(run, self.path) from None
+        log = RunLog(self, run, lock=lock, fault=fault)
+        self._logs.append(log)
+        return log
+
+    def forget(self, log: RunLog) -> None:
+        """Drop a closed run log."""
+        if log in self._logs:
+            self._logs.remove(log)
+
+    def is_running(self, run: str) -> bool:
+        """Tell whether a process has this run open now."""
+        path = self.path.with_name(self.path.name + ".locks") / run
+        if not path.exists():
+            return False
+        with path.open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def events(self, run: str, *, after: int = 0) -> Iterator[Event]:
+        """Yield the events of a run after position `after`, in order."""
+        rows = self.connection.execute(
+            "SELECT seq, at, type, task, attempt, actor, v, data FROM event "
+            "WHERE run = ? AND seq > ? ORDER BY seq",
+            (run, after),
+        )
+        for seq, at, kind, task, attempt, actor, v, data in rows.fetchall():
+            yield Event(
+                seq=seq, run=run, at_ns=at, type=kind, task=task, attempt=attempt,
+                actor=actor, v=v, data=self._load(data),
+            )  # fmt: skip
+
+    def _load(self, text: str) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(text)
+        if "$blob" not in value:
+            return value
+        row = self.connection.execute(
+            "SELECT body FROM blob WHERE sha = ?", (value["$blob"],)
+        ).fetchone()
+        if row is None:
+            return {"$gone": value["$blob"], "size": value["size"]}
+        loaded: dict[str, Any] = json.loads(zlib.decompress(row[0]))
+        return loaded
+
+    def runs(self) -> list[RunSummary]:
+        """Return the runs, the oldest first."""
+        rows = self.connection.execute(
+            "SELECT run, min(at), max(at), count(*) FROM event GROUP BY run ORDER BY 2"
+        ).fetchall()
+        return [
+            RunSummary(
+                run=run, started_ns=first, last_ns=last, events=n,
+                status=self._status(run),
+            )
+            for run, first, last, n in rows
+        ]  # fmt: skip
+
+    def _status(self, run: str) -> str:
+        row = self.connection.execute(
+            "SELECT type, data FROM event WHERE run = ? AND type LIKE 'run.%' "
+            "ORDER BY seq DESC LIMIT 1",
+            (run,),
+        ).fetchone()
+        if row is None:
+            return "empty"
+        if row[0] == "run.finished":
+            return str(json.loads(row[1]).get("status", "finished"))
+        return str(row[0].removeprefix("run."))
+
+    def require(self, run: str) -> str:
+        """Return `run` if the journal knows it, else raise UnknownRunError."""
+        known = [summary.run for summary in self.runs()]
+        if run not in known:
+            raise UnknownRunError(run, known, self.path)
+        return run
+
+    def post(self, run: str, kind: str, data: Mapping[str, Any]) -> None:
+        """Leave a message for the process that runs `run`, now or later."""
+        self.connection.execute(
+            "INSERT INTO inbox(run, kind, data, at) VALUES (?, ?, ?, ?)",
+            (run, kind, dump(data), self.clock()),
+        )
+
+    def fork(self, run: str, new: str, *, at: int | None = None) -> int:
+        """Copy the first `at` events of a run to a new one; return how many."""
+        self.require(run)
+        check_run_id(new)
+        if any(summary.run == new for summary in self.runs()):
+            raise JournalError(f"run {new!r} exists already", path=self.path)
+        last = at if at is not None else 2**62
+        done = self.connection.execute(
+            "INSERT INTO event SELECT ?, seq, at, type, task, attempt, actor, v, data "
+            "FROM event WHERE run = ? AND seq <= ? AND type != 'run.finished'",
+            (new, run, last),
+        )
+        return done.rowcount
+
+    def discard(self, run: str) -> None:
+        """Delete a run that no process has open."""
+        self.require(run)
+        self.open_run(run).close()
+        for table in ("event", "inbox", "lease", "cursor"):
+            self.connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))  # noqa: S608 - names above
+        (self.path.with_name(self.path.name + ".locks") / run).unlink(missing_ok=True)
+
+    def gc(self, *, keep_s: float = 30 * 86400) -> int:
+        """Drop the blobs of runs finished over `keep_s` ago; return bytes freed.
+
+        States, reasons and usage stay: only large prompts and answers go. A run
+        that has not finished keeps everything.
+        """
+        before = self.clock() - int(keep_s * 1e9)
+        live = [s.run for s in self.runs() if not self._old(s, before)]
+        marks = ",".join("?" * len(live))
+        used = {
+            json.loads(row[0])["$blob"]
+            for row in self.connection.execute(
+                f"SELECT data FROM event WHERE run IN ({marks}) "  # noqa: S608 - marks
+                "AND data LIKE '{\"$blob\"%'",
+                live,
+            )
+        }
+        rows = self.connection.execute("SELECT sha, length(body) FROM blob").fetchall()
+        drop = [(sha, size) for sha, size in rows if sha not in used]
+        self.connection.executemany(
+            "DELETE FROM blob WHERE sha = ?", [(sha,) for sha, _ in drop]
+        )
+        if drop:
+            self.connection.execute("VACUUM")
+        return sum(size for _, size in drop)
+
+    def _old(self, summary: RunSummary, before: int) -> bool:
+        unfinished = {"started", "resumed", "paused", "empty", "forked"}
+        return summary.status not in unfinished and summary.last_ns < before
+
+    def size(self) -> int:
+        """Return the bytes on disk, the write-ahead log included."""
+        names = (self.path, self.path.with_name(self.path.name + "-wal"))
+        return sum(os.path.getsize(p) for p in names if p.exists())
+
+    def close(self) -> None:
+        """Close the open runs and the file."""
+        for log in list(self._logs):
+            log.close()
+        self.connection.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
