@@ -155,6 +155,15 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("file")
     compare = verb("compare", _compare, "show what changed between two runs", one, journal)
     compare.add_argument("other")
+    serve = verb("worker", _worker, "run steps that an engine puts into Redis")
+    serve.add_argument("--url", required=True, help="such as redis://127.0.0.1:6379/0")
+    serve.add_argument(
+        "--allow", action="append", required=True, metavar="MODULE",
+        help="a module whose functions may be called; may be repeated",
+    )  # fmt: skip
+    serve.add_argument("--stream", default="maestro:streams:steps")
+    serve.add_argument("--lease", type=float, default=5.0, help="seconds (default: 5)")
+    serve.add_argument("--concurrency", type=int, default=1)
     graph = verb("graph", _graph, "draw a workflow", target, output)
     graph.add_argument("--format", choices=("mermaid", "dot", "svg"), default="mermaid")
     return parser
@@ -426,6 +435,20 @@ def _compare(args: argparse.Namespace) -> int:
         ]
         lines.append(f"{row['step'][:24]:24} {cells[0]:>14} {cells[1]:>14}")
     _print(args, {"before": before, "after": after, "steps": rows}, "\n".join(lines))
+    return OK
+
+
+def _worker(args: argparse.Namespace) -> int:
+    from .redis import stream_of, worker
+
+    sys.path.insert(0, str(Path.cwd()))
+    made = worker(
+        args.url, args.allow, stream=stream_of(args.stream, lease=args.lease),
+        concurrency=args.concurrency,
+    )  # fmt: skip
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    stats = made.run()
+    _print(args, {"done": stats.done}, f"ran {stats.done} attempts")
     return OK
 
 

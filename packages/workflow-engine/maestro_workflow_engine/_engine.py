@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -22,6 +22,7 @@ from .errors import (
     ChangedError,
     DecisionNeededError,
     DefinitionError,
+    JournalError,
     RunError,
     RunNotFinishedError,
     StepError,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from ._plan import Plan
 
 _KINDS = ("inline", "threads", "asyncio", "processes", "dask")
-_SHOWN = 100_000  # a run with more steps than this reports on demand only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -518,19 +518,22 @@ class WorkflowEngine:
         if info is None or self.journal is None:
             scheduler.run()
             return Run(scheduler, time.perf_counter() - began)
-        from ._journal import Heartbeat
+        from ._journal import Heartbeat, disown
 
         heartbeat = Heartbeat(self.journal.path, info)
         try:
             try:
                 scheduler.run()
-            except KeyboardInterrupt:
-                self.journal.finish(info, "interrupted")
+            except BaseException:
+                # Should this fail too, the process table says the same.
+                with suppress(JournalError):
+                    self.journal.finish(info, "interrupted")
                 raise
             self.journal.remember(info, _times(scheduler))
             self.journal.finish(info, scheduler.final)
         finally:
             heartbeat.stop()
+            disown(info)
         return Run(scheduler, time.perf_counter() - began)
 
     def _executor_of(self, spec: Spec) -> StepExecutor:
@@ -643,7 +646,6 @@ def load_target(target: str, params: Mapping[str, Any]) -> Workflow:
 def find_target(target: str) -> Template | Workflow | Path:
     """Return what a target names: a template, a workflow, or a document's path."""
     import importlib
-    import runpy
     import sys
 
     from .errors import Problem
@@ -665,7 +667,6 @@ def find_target(target: str) -> Template | Workflow | Path:
             module = importlib.import_module(place)
     except ImportError as error:
         raise DefinitionError([Problem(where=target, message=str(error))]) from error
-    del runpy
     found = getattr(module, name, None)
     if not isinstance(found, Template | Workflow):
         known = [n for n, v in vars(module).items() if isinstance(v, Template | Workflow)]

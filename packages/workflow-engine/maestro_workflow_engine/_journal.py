@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import socket
 import sqlite3
 import threading
@@ -144,9 +145,22 @@ class Past:
     added: list[str]
 
 
+# The runs that this process owns just now: the one thing that a process table cannot
+# tell. Each name is added and removed by whoever runs the run.
+_OWNED: set[str] = set()
+
+
 def owner_name() -> str:
-    """Name this process so that others can tell whether it is still alive."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+    """Name a new owner so that others can tell whether it is still alive."""
+    pid = os.getpid()
+    name = f"{socket.gethostname()}:{pid}:{_started(pid)}/{secrets.token_hex(4)}"
+    _OWNED.add(name)
+    return name
+
+
+def disown(info: RunInfo) -> None:
+    """Say that this process no longer works on a run, however that ended."""
+    _OWNED.discard(info.owner)
 
 
 def _started(pid: int) -> str:
@@ -169,7 +183,9 @@ def owner_lives(owner: str, lease_until: float) -> bool:
         return False
     host, _, rest = owner.rpartition(":")[0].rpartition(":")
     if host == socket.gethostname() and Path("/proc").is_dir():
-        started = owner.rpartition(":")[2]
+        if int(rest) == os.getpid():
+            return owner in _OWNED
+        started = owner.rpartition(":")[2].partition("/")[0]
         return started != "?" and _started(int(rest)) == started
     return time.time() < lease_until
 
@@ -451,6 +467,7 @@ class Journal:
                 "UPDATE run SET state=?,finished=?,owner='',lease_until=0 WHERE key=?",
                 (state, finished, info.key),
             )
+        disown(info)
 
     def set_state(self, info: RunInfo, state: str) -> None:
         """Write a live run's state down: "running" or "paused"."""
