@@ -48,6 +48,19 @@ def cpu_ours(folder, count):
         return (time.process_time() - start) / count * 1e6
 
 
+def cpu_ours_batched(folder, count):
+    event = {
+        "action": "invoice.approve",
+        "resource": ("invoice", "inv-7"),
+        "data": FIELDS,
+    }
+    with ours_open(folder, durability="os") as audit:
+        start = time.process_time()
+        for _ in range(count // 64):
+            audit.record_many([event] * 64)
+        return (time.process_time() - start) / (count // 64 * 64) * 1e6
+
+
 class JsonFormatter(logging.Formatter):
     def format(self, record):
         return json.dumps(
@@ -284,6 +297,11 @@ def bench(short):
         out.append(
             row("one event to the OS, CPU", "us", peer, measured, target, "lower")
         )
+    measured = rounds(
+        times, lambda f: cpu_ours_batched(f, count), lambda f: cpu_logging(f, count)
+    )
+    name = "one event of 64 in record_many"
+    out.append(row(name, "us", "stdlib logging JSON", measured, 1.0, "lower"))
     per = 20 if short else 100
     for level, target in (("full", 10.0), ("normal", None)):
         measured = rounds(

@@ -103,9 +103,7 @@ class Committer:
         batch.bodies.append(body)
         self._run(batch)
         if not batch.stored:
-            raise self.failure(
-                batch.error, uncertain=batch.uncertain
-            ) from batch.error
+            raise self.failure(batch.error, uncertain=batch.uncertain) from batch.error
         self._after()
         return batch.stored[0]
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
-from json.encoder import c_make_encoder
 from json.encoder import encode_basestring_ascii as quote
 from pathlib import PurePath
 from typing import Any, final
@@ -47,7 +46,8 @@ _encoder = json.JSONEncoder(
 )
 # JSONEncoder builds its C encoder anew for each call, which costs as much as
 # encoding a small event. Cycles need no look-out: the walk bounds the depth.
-_prepared = c_make_encoder and c_make_encoder(
+_make: Any = getattr(json.encoder, "c_make_encoder", None)  # CPython has it
+_prepared = _make and _make(
     None, _encoder.default, quote, None, ":", ",", True, False, False
 )
 

@@ -26,17 +26,17 @@ class Actor:
     attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
-    def user(cls, id: str, **attributes: Any) -> Actor:  # noqa: A002 - the field's name
+    def user(cls, id: str, **attributes: Any) -> Actor:
         """Name a person by an opaque, stable id."""
         return cls("user", id, attributes)
 
     @classmethod
-    def service(cls, id: str, **attributes: Any) -> Actor:  # noqa: A002
+    def service(cls, id: str, **attributes: Any) -> Actor:
         """Name another program that authenticated itself."""
         return cls("service", id, attributes)
 
     @classmethod
-    def system(cls, id: str, **attributes: Any) -> Actor:  # noqa: A002
+    def system(cls, id: str, **attributes: Any) -> Actor:
         """Name this program itself, for work that nobody requested."""
         return cls("system", id, attributes)
 

@@ -358,7 +358,7 @@ class AuditLogger:
 
     def export(
         self,
-        format: str | Exporter,  # noqa: A002 - what users call it
+        format: str | Exporter,
         *,
         to: str | os.PathLike[str],
         options: Mapping[str, Any] | None = None,
@@ -520,7 +520,7 @@ class AuditLogger:
         bound = self._var.get()
         return self._base if bound is UNBOUND else bound
 
-    def _body(  # noqa: PLR0917 - the arguments of record, in its order
+    def _body(
         self,
         ts: str,
         action: str,
@@ -701,8 +701,8 @@ def _sync_every(durability: object) -> float | None:
 
 def _reset_in_child() -> None:
     for audit in list(_loggers):
-        audit._fallback.after_fork()  # noqa: SLF001 - same module
-        audit._async = None  # noqa: SLF001
+        audit._fallback.after_fork()
+        audit._async = None
 
 
 os.register_at_fork(after_in_child=_reset_in_child)

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 from maestro_audit_logger import Actor, Ed25519Signer, Resource, UnknownFormat
-from maestro_audit_logger.exporters import exporter, names
-from maestro_audit_logger.exporters._syslog import (
+from maestro_audit_logger.exporters import (
     SyslogExporter,
     SyslogSender,
-    structured_data,
+    exporter,
+    names,
 )
+from maestro_audit_logger.exporters._syslog import structured_data
 
 DATA = Path(__file__).parent / "data"
 NASTY = 'a=b|c\\d"]e\nf\tg é'

@@ -10,10 +10,22 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from maestro_audit_logger._event import Event
 from maestro_audit_logger.errors import UnknownFormat
+
+if TYPE_CHECKING:
+    from maestro_audit_logger.exporters._syslog import SyslogExporter, SyslogSender
+
+__all__ = [
+    "Exporter",
+    "SyslogExporter",
+    "SyslogSender",
+    "export_to",
+    "exporter",
+    "names",
+]
 
 _BUILT_IN = {
     "cef": ("_siem", "CefExporter"),
@@ -86,3 +98,9 @@ def write_each(
         stream.write(encode(event))
         count += 1
     return count
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"SyslogExporter", "SyslogSender"}:
+        return getattr(import_module(f"{__name__}._syslog"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,7 +35,7 @@ class OtelExporter:
     def __init__(self, *, provider: Any = None) -> None:
         self._logger = get_logger("maestro_audit_logger", logger_provider=provider)
 
-    def write(self, events: Iterable[Event], stream: BinaryIO) -> int:  # noqa: ARG002
+    def write(self, events: Iterable[Event], stream: BinaryIO) -> int:
         """Emit the events; return how many."""
         count = 0
         for event in events:
