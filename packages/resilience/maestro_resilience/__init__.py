@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     from maestro_resilience._retry import Retry
     from maestro_resilience._timeout import Timeout
     from maestro_resilience._waits import decorrelated_jitter, equal_jitter, full_jitter
-    from maestro_resilience.errors import BulkheadFull, CircuitOpen, ConfigurationError, DeadlineExceeded, RateLimited, Rejected, ResilienceError, TimeoutExceeded, WorkersExhausted
+    from maestro_resilience.errors import (
+        BulkheadFull,
+        CircuitOpen,
+        ConfigurationError,
+        DeadlineExceeded,
+        RateLimited,
+        Rejected,
+        ResilienceError,
+        TimeoutExceeded,
+        WorkersExhausted,
+    )
 
 _HOMES = {
     "AdaptiveLimit": "_adaptive",
@@ -102,10 +112,12 @@ __all__ = [
 def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
-        import difflib
+        hint = ""
+        if name[:1].isupper():  # not for submodules, which are looked up here first
+            import difflib
 
-        near = difflib.get_close_matches(name, __all__, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = difflib.get_close_matches(name, __all__, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     from importlib import import_module
 

@@ -13,7 +13,7 @@ everything), disabled (lets everything pass, counts nothing) and metrics_only
 from __future__ import annotations
 
 import threading
-from enum import Enum
+from enum import StrEnum
 
 from maestro_resilience import _checks
 from maestro_resilience._policy import OPEN_GATE, Gate, settings
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from maestro_resilience.events import Listener
 
 
-class State(str, Enum):
+class State(StrEnum):
     """Where a circuit breaker stands; equal to its lower-case name."""
 
     CLOSED = "closed"
@@ -43,8 +43,6 @@ class State(str, Enum):
     ISOLATED = "isolated"
     DISABLED = "disabled"
     METRICS_ONLY = "metrics_only"
-
-    __str__ = str.__str__
 
 
 # Enum attribute access costs a descriptor call; these names are read on every call.
@@ -116,6 +114,7 @@ class CircuitBreaker(Gate):
 
     __slots__ = (
         "_failure_rate",
+        "_growth",
         "_ignore",
         "_lock",
         "_max_open",
@@ -133,7 +132,6 @@ class CircuitBreaker(Gate):
         "_slow_call",
         "_slow_rate",
         "_state",
-        "_growth",
         "_until",
         "_window",
         "_window_calls",

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Self
 
     from maestro_resilience._checks import ExceptionTest
     from maestro_resilience._runtime import Clock
@@ -112,7 +112,7 @@ class FallbackGuard(Guard):
         self.result: Any = None
         self.used = False
 
-    def __enter__(self) -> FallbackGuard:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

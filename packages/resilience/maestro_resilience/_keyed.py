@@ -34,7 +34,9 @@ class Keyed:
         key: Callable[..., Hashable] | None = None,
     ) -> None:
         if not callable(factory):
-            raise ConfigurationError("keyed", "factory", factory, "a function of the key")
+            raise ConfigurationError(
+                "keyed", "factory", factory, "a function of the key"
+            )
         self._factory = factory
         self._limit = _checks.whole("keyed", "limit", limit)
         self._key = (

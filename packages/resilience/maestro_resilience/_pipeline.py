@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Self
 
     from maestro_resilience._runtime import Clock
     from maestro_resilience.events import Listener
@@ -94,11 +94,12 @@ class Pipeline(Policy):
         if not policies:
             raise ConfigurationError(me, "policies", policies, "at least one policy")
         for policy in policies:
-            if not isinstance(policy, Policy):
+            given: object = policy  # a caller without a type checker may pass anything
+            if not isinstance(given, Policy):
                 hint = "policy objects such as Retry(attempts=3)"
-                if isinstance(policy, type):
+                if isinstance(given, type):
                     hint += ", not classes"
-                raise ConfigurationError(me, "policies", policy, hint)
+                raise ConfigurationError(me, "policies", given, hint)
         self.policies = policies
         self._fuse = fuse
         mistakes = order_mistakes(policies)
@@ -191,9 +192,7 @@ class Pipeline(Policy):
         return PipelineGuard([policy.guard() for policy in self.policies])
 
 
-def _rebuild_pipeline(
-    policies: tuple[Policy, ...], config: dict[str, Any]
-) -> Pipeline:
+def _rebuild_pipeline(policies: tuple[Policy, ...], config: dict[str, Any]) -> Pipeline:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResilienceOrderWarning)  # given the first time
         return Pipeline(*policies, **config)
@@ -208,7 +207,7 @@ class PipelineGuard(Guard):
         self._guards = guards
         self._stack: Any = None
 
-    def __enter__(self) -> PipelineGuard:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             for guard in self._guards:
                 stack.enter_context(guard)
@@ -224,7 +223,7 @@ class PipelineGuard(Guard):
         swallowed: bool | None = self._stack.__exit__(kind, error, trace)
         return swallowed
 
-    async def __aenter__(self) -> PipelineGuard:
+    async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             for guard in self._guards:
                 await stack.enter_async_context(guard)

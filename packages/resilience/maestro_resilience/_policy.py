@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Iterable,
     )
     from types import TracebackType
-    from typing import Any, ParamSpec, TypeVar
+    from typing import Any, ParamSpec, Self, TypeVar
 
     from maestro_resilience._runtime import Clock
     from maestro_resilience.events import Listener
@@ -48,7 +48,7 @@ def function_kind(fn: Callable[..., Any]) -> str:
         return ASYNC
     code = getattr(fn, "__code__", None)
     if code is None and not isinstance(fn, type):
-        method = getattr(type(fn), "__call__", None)
+        method = getattr(type(fn), "__call__", None)  # noqa: B004 - its code is needed
         code = getattr(method, "__code__", None)
     flags = code.co_flags if code is not None else 0
     if flags & _COROUTINE_FLAG:
@@ -93,12 +93,10 @@ class Policy:
     def __call__(self, fn: F, /) -> F:
         """Return `fn` guarded by this policy: same signature, same kind."""
         if isinstance(fn, (staticmethod, classmethod)):
-            inner = type(fn)(self(fn.__func__))
-            return inner  # type: ignore[return-value]  # the same kind of descriptor
+            return type(fn)(self(fn.__func__))
         if not callable(fn):
             raise TypeError(f"{self!r} decorates functions, got {fn!r}")
-        wrapped = update_wrapper(self._build(fn), fn)
-        return wrapped  # type: ignore[return-value]  # the same signature, as promised
+        return update_wrapper(self._build(fn), fn)  # type: ignore[return-value]  # the same signature, as promised
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `fn` once under this policy; a coroutine function must be awaited."""
@@ -282,7 +280,7 @@ class Gate(Policy):
             token = await self._enter_async() if SWITCH.enabled else OPEN_GATE
             started = self._started()
             try:
-                # A plain loop would drop asend() and athrow().
+                # A plain loop would drop what the consumer sends and throws.
                 walk = Delegation(stream)
                 item = await walk.start()
                 while walk.running:
@@ -318,7 +316,7 @@ class Delegation:
 
     async def send(self, value: Any) -> Any:
         """Pass on what the consumer sent and return the next item."""
-        return await self._step(self.stream.asend(value))
+        return await self._step(self.stream.asend(value))  # codespell:ignore asend
 
     async def throw(self, error: BaseException) -> Any:
         """Pass on what the consumer threw in and return the next item."""
@@ -370,13 +368,13 @@ class GateGuard(Guard):
         self._token: Any = None
         self._started = 0.0
 
-    def __enter__(self) -> GateGuard:
+    def __enter__(self) -> Self:
         if SWITCH.enabled:
             self._token = self._gate._enter()
             self._started = self._gate._started()
         return self
 
-    async def __aenter__(self) -> GateGuard:
+    async def __aenter__(self) -> Self:
         if SWITCH.enabled:
             self._token = await self._gate._enter_async()
             self._started = self._gate._started()

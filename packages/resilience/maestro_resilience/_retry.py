@@ -7,6 +7,7 @@ error, never catches what is not an Exception, and respects deadlines.
 
 from __future__ import annotations
 
+import sys
 from contextvars import ContextVar
 
 from maestro_resilience import _checks
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         Sequence,
     )
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Self
 
     from tenacity import RetryCallState
     from tenacity.retry import retry_base
@@ -56,9 +57,12 @@ _NOTE = "maestro-resilience: "
 
 
 def _is_tenacity(value: object) -> bool:
-    return any(
-        cls.__module__.partition(".")[0] == "tenacity" for cls in type(value).__mro__
-    )
+    """Tell one of tenacity's retry objects, which ask the state, from a predicate."""
+    if "tenacity" not in sys.modules:  # then nobody can have made one
+        return False
+    from tenacity.retry import retry_base
+
+    return isinstance(value, retry_base)
 
 
 class Retry(Policy):
@@ -559,7 +563,7 @@ class Attempt:
         """Give the value that `on_result` looks at."""
         self._result = value
 
-    def __enter__(self) -> Attempt:
+    def __enter__(self) -> Self:
         # A block that succeeds, or is left by `break`, must not go on.
         self._block.running = False
         self._block.wait = None
@@ -586,7 +590,7 @@ class Attempt:
         block.state.outcome = None
         return again
 
-    async def __aenter__(self) -> Attempt:
+    async def __aenter__(self) -> Self:
         return self.__enter__()
 
     async def __aexit__(

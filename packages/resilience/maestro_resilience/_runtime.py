@@ -7,7 +7,6 @@ given one; `maestro_resilience.testing` replaces its functions for a while.
 from __future__ import annotations
 
 import os
-import random
 import sys
 import time
 import weakref
@@ -75,7 +74,13 @@ class SystemClock:
 
 
 SYSTEM = SystemClock()
-RANDOM = random.random
+
+
+def uniform() -> float:
+    """Return a random float in [0, 1)."""
+    from random import random  # loads hashlib and more: not at import
+
+    return random()
 
 
 class Switch:
@@ -114,7 +119,7 @@ def renew_after_fork(thing: Forkable) -> None:
 
 def _renew_all() -> None:
     for thing in list(_forkables):
-        thing._after_fork()  # noqa: SLF001 - the protocol of this module
+        thing._after_fork()
 
 
 os.register_at_fork(after_in_child=_renew_all)

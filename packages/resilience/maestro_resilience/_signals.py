@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def heard(policy: Policy) -> bool:
     """Tell whether anybody listens to this policy."""
-    return bool(policy._listeners or SWITCH.listeners)  # noqa: SLF001 - same package
+    return bool(policy._listeners or SWITCH.listeners)
 
 
 def tell(policy: Policy, event: str, **fields: Any) -> None:
@@ -26,7 +26,7 @@ def tell(policy: Policy, event: str, **fields: Any) -> None:
     A listener that raises is logged and otherwise ignored: telling somebody must
     not change what happens to the call.
     """
-    own = policy._listeners  # noqa: SLF001 - same package
+    own = policy._listeners
     everyone = SWITCH.listeners
     if not own and not everyone:
         return

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextvars import Token
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Self
 
     from maestro_resilience._runtime import Clock
     from maestro_resilience._watchdog import Entry, Watchdog, Watchdogs
@@ -216,7 +216,15 @@ class Timeout(Policy):
 class Watch:
     """One async passage: the deadline set, the task under the watchdog's eye."""
 
-    __slots__ = ("_dog", "_entry", "_handle", "_timeout", "_token", "clamped", "seconds")
+    __slots__ = (
+        "_dog",
+        "_entry",
+        "_handle",
+        "_timeout",
+        "_token",
+        "clamped",
+        "seconds",
+    )
 
     def __init__(self, timeout: Timeout) -> None:
         self._timeout = timeout
@@ -272,7 +280,7 @@ class TimeoutGuard(Guard):
         self._watch: Watch | None = None
         self._block: Any = None
 
-    def __enter__(self) -> TimeoutGuard:
+    def __enter__(self) -> Self:
         mode = self._timeout._mode
         if mode == "thread":
             raise TypeError(
@@ -294,7 +302,7 @@ class TimeoutGuard(Guard):
         if self._block is not None:
             self._block.__exit__(kind, error, trace)
 
-    async def __aenter__(self) -> TimeoutGuard:
+    async def __aenter__(self) -> Self:
         if SWITCH.enabled:
             self._watch = Watch(self._timeout)
             self._watch.enter()
@@ -308,7 +316,9 @@ class TimeoutGuard(Guard):
     ) -> None:
         watch = self._watch
         if watch is not None and watch.leave(error):
-            raise self._timeout._expired(watch.seconds, clamped=watch.clamped) from error
+            raise self._timeout._expired(
+                watch.seconds, clamped=watch.clamped
+            ) from error
 
 
 class DeadlineGuard:

@@ -38,7 +38,7 @@ class _Jitter:
         base: float = 0.1,
         cap: float = 5.0,
         *,
-        random: Callable[[], float] = _runtime.RANDOM,
+        random: Callable[[], float] = _runtime.uniform,
     ) -> None:
         label = type(self).__name__
         self.base = _checks.number(label, "base", base, above=0)

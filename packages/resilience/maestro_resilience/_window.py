@@ -36,9 +36,7 @@ class CountWindow:
     def succeeded(self, started: float) -> None:
         """Count a call that returned."""
         slow = self._slow
-        if slow is None:
-            self._append(OK)
-        elif self._breaker._clock.monotonic() - started < slow:
+        if slow is None or self._breaker._clock.monotonic() - started < slow:
             self._append(OK)
         else:
             self._breaker._count(self, SLOW_OK)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from maestro_resilience._runtime import SWITCH
 
@@ -185,7 +186,7 @@ class Subscription:
                 SWITCH.listeners = tuple(rest)
                 SWITCH.update()
 
-    def __enter__(self) -> Subscription:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

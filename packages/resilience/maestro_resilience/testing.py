@@ -16,13 +16,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from maestro_resilience._runtime import SWITCH, SYSTEM
+from maestro_resilience import _checks
+from maestro_resilience._policy import OPEN_GATE, Gate
+from maestro_resilience._runtime import SWITCH, SYSTEM, uniform
 from maestro_resilience.events import Event, subscribe
 
-__all__ = ["FakeClock", "attempts", "capture", "disabled", "fake_clock", "instant"]
+__all__ = [
+    "FakeClock",
+    "attempts",
+    "capture",
+    "disabled",
+    "fake_clock",
+    "inject",
+    "instant",
+]
 
 
 class FakeClock:
@@ -129,3 +140,51 @@ def capture() -> Iterator[list[Event]]:
     events: list[Event] = []
     with subscribe(events.append):
         yield events
+
+
+class inject(Gate):  # noqa: N801 - reads as a setting: Pipeline(..., inject(rate=0.1))
+    """Fail or delay a share of calls, as an ordinary policy in a pipeline.
+
+    Args:
+        rate: share of the calls that are hit; from 0 to 1.
+        error: what they raise: an exception, or a function that returns one.
+        latency: seconds that they wait first.
+        random: returns a float in [0, 1).
+    """
+
+    __slots__ = ("_error", "_latency", "_random", "_rate")
+
+    kind = "inject"
+
+    def __init__(
+        self,
+        *,
+        rate: float = 1.0,
+        error: Exception | Callable[[], Exception] | None = None,
+        latency: float = 0.0,
+        random: Callable[[], float] = uniform,
+    ) -> None:
+        config = {"rate": rate, "error": error, "latency": latency, "random": random}
+        super().__init__(None, clock=None, listeners=(), config=config)
+        self._rate = _checks.number("inject", "rate", rate, least=0, most=1)
+        self._latency = _checks.number("inject", "latency", latency, least=0)
+        self._error = error
+        self._random = random
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error if isinstance(self._error, Exception) else self._error()
+
+    def _enter(self) -> Any:
+        if self._random() < self._rate:
+            if self._latency:
+                self._clock.sleep(self._latency)
+            self._raise()
+        return OPEN_GATE
+
+    async def _enter_async(self) -> Any:
+        if self._random() < self._rate:
+            if self._latency:
+                await self._clock.async_sleep(self._latency)
+            self._raise()
+        return OPEN_GATE

@@ -6,9 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from maestro_resilience import CircuitBreaker, CircuitOpen, State
-from maestro_resilience.testing import FakeClock, capture
+from maestro_resilience.testing import FakeClock
 
 
 def boom(*args: object) -> None:
@@ -411,7 +410,7 @@ def test_retry_after_shrinks_with_time_and_is_none_when_isolated(clock):
         clock.advance(3)
     assert waits == pytest.approx([10, 7, 4])
     breaker.isolate("maintenance")
-    with pytest.raises(CircuitOpen, match="'b' is isolated .maintenance.") as caught:
+    with pytest.raises(CircuitOpen, match=r"'b' is isolated .maintenance.") as caught:
         breaker.call(boom)
     assert caught.value.retry_after is None
 

@@ -6,7 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from maestro_resilience import (
     AdaptiveLimit,
     Bulkhead,
@@ -227,7 +226,9 @@ def test_a_cancelled_wait_gives_its_turn_back():
 # --- adaptive limit -----------------------------------------------------------------------------
 
 
-def simulate(limit: AdaptiveLimit, clock: FakeClock, capacity: int, rounds: int) -> None:
+def simulate(
+    limit: AdaptiveLimit, clock: FakeClock, capacity: int, rounds: int
+) -> None:
     """Load a service that answers in 0.1 s and queues above its capacity."""
     for _ in range(rounds):
         guards = []

@@ -12,7 +12,6 @@ import warnings
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from maestro_resilience import (
     AdaptiveLimit,
     Bulkhead,

@@ -7,7 +7,6 @@ import traceback
 import weakref
 
 import pytest
-
 from maestro_resilience import (
     CircuitBreaker,
     CircuitOpen,
@@ -62,7 +61,9 @@ def test_one_attempt_means_no_retry(mode, clock):
 
 
 def test_a_later_success_is_returned(mode, clock):
-    assert mode.run(Retry(attempts=4, wait=1, clock=clock)(mode.function(Flaky(2)))) == 3
+    assert (
+        mode.run(Retry(attempts=4, wait=1, clock=clock)(mode.function(Flaky(2)))) == 3
+    )
 
 
 def test_the_last_original_error_is_raised_with_a_note(mode, clock):

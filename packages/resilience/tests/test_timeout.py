@@ -8,7 +8,6 @@ import threading
 import time
 
 import pytest
-
 from maestro_resilience import (
     DeadlineExceeded,
     Retry,
@@ -37,7 +36,7 @@ async def hang() -> None:
 def test_an_async_call_is_cancelled():
     async def main() -> None:
         started = time.monotonic()
-        with pytest.raises(TimeoutExceeded, match="'t' exceeded 0.03 s") as caught:
+        with pytest.raises(TimeoutExceeded, match=r"'t' exceeded 0.03 s") as caught:
             await Timeout(SHORT, name="t")(hang)()
         assert time.monotonic() - started >= SHORT
         assert isinstance(caught.value, TimeoutError)
