@@ -262,9 +262,8 @@ class Prober:
                 await asyncio.wait_for(running.heard.wait(), running.check.interval)
             except TimeoutError:
                 seconds = running.check.interval
-                verdict = Verdict("critical", f"no report for {seconds:g} s")
-                running.state.add(verdict)
-                await self._tell(running, verdict)
+                late = Verdict("critical", f"no report for {seconds:g} s")
+                await self._tell(running, late)
                 await running.heard.wait()
 
     async def _tell(self, running: "Running", verdict: Verdict) -> None:

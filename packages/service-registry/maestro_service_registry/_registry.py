@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ._contracts import Contracts
     from ._notice import Notice
     from ._policy import Decision, Rules
+    from ._probe import Prober, Running
     from ._windows import Windows
 
 __all__ = ["ServiceRegistry", "Timing"]
@@ -174,7 +175,7 @@ class ServiceRegistry:
         with self._lock:
             self._registrations.append(registration)
         for i, check in enumerate(checks):
-            self._run_check(registration, f"{check.kind}-{i + 1}", check)
+            self.run_check(registration, f"{check.kind}-{i + 1}", check)
         return registration
 
     def find(
@@ -417,7 +418,7 @@ class ServiceRegistry:
         self._feed = Feed(
             self.store, self._reaper, rng=self._rng, confirm_after=timing.confirm
         )
-        self._prober: Any = None
+        self._prober: Prober | None = None
         self._registrations: list[Registration] = []
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
         self._closed = False
@@ -427,7 +428,8 @@ class ServiceRegistry:
         if not self.store.expires_itself:
             self._heart.watch_over()
 
-    def _run_check(self, registration: Registration, id: str, check: "Check") -> None:
+    def run_check(self, registration: Registration, id: str, check: "Check") -> "Running":
+        """Make a further check of an instance that this registry holds."""
         from ._checks import Ttl
         from ._probe import Prober
 
@@ -443,6 +445,7 @@ class ServiceRegistry:
 
         running = self._prober.add(id, check, place, tell)
         registration.attach(running.stop, running.hear if isinstance(check, Ttl) else None)
+        return running
 
     def _forget(self, registration: Registration) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from maestro_service_registry import ServiceRegistry
 from maestro_service_registry._memory import MemoryStore
 from maestro_service_registry._sqlite import SqliteStore
 from maestro_service_registry.testing import FakeClock
-from registry_support import free_port, quick_timing, running
+from registry_support import free_port, quick_timing, running, serving
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +71,11 @@ def memory() -> Iterator[ServiceRegistry]:
     """A registry in memory, by real clocks."""
     with ServiceRegistry.open(timing=quick_timing(), rng=random.Random(7)) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory) -> Iterator[str]:
+    """One server for the tests that need nothing of their own."""
+    folder = tmp_path_factory.mktemp("server")
+    with serving(f"sqlite:///{folder}/registry.db") as (url, _):
+        yield url

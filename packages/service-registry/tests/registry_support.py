@@ -80,3 +80,27 @@ def fresh(url: str) -> str:
 
 def open_sockets(pid: int | None = None) -> int:
     return len(list(Path(f"/proc/{pid or os.getpid()}/fd").iterdir()))
+
+
+@contextlib.contextmanager
+def serving(url: str, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Run `maestro-registry serve` on a free port; give its address and process."""
+    command = [sys.executable, "-m", "maestro_service_registry", "--url", url]
+    command += ["serve", "--bind", "127.0.0.1:0", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    try:
+        address = ""
+        while not address.startswith("registry on"):
+            address = process.stdout.readline()
+            assert address, f"the server ended with {process.wait(10)}"
+        yield address.split()[-1], process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        try:
+            process.communicate(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise

@@ -2,6 +2,7 @@
 
 import pytest
 from maestro_service_registry import InvalidInput, open_store
+from maestro_service_registry._store import Delete
 from maestro_service_registry.testing import store_checks
 from registry_support import fresh
 
@@ -33,3 +34,12 @@ def test_redis(check, redis_url):
 @CHECKS
 def test_etcd(check, etcd_url):
     check(open_store(fresh(etcd_url)))
+
+
+@CHECKS
+def test_http(check, server_url):
+    store = open_store(server_url)
+    old = [record.key for record in store.read("").records]
+    if old:
+        store.commit([Delete(key) for key in old])
+    check(store)

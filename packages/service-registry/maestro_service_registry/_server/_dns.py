@@ -1,0 +1,101 @@
+"""Answer DNS questions about services: A and SRV for `<service>.service.consul`.
+
+UDP only, usable instances only, TTL 0, as Consul does: caches must not keep a dead
+instance. Unknown names get NXDOMAIN, other domains are refused.
+"""
+
+import contextlib
+import ipaddress
+import random
+import socket
+import threading
+from typing import final
+
+from .._registry import ServiceRegistry
+from ..errors import RegistryError
+
+try:
+    from dnslib import AAAA, QTYPE, RCODE, RR, SRV, A, DNSError, DNSRecord
+except ImportError as error:
+    raise ImportError(
+        'DNS answers need dnslib: pip install "maestro-service-registry[server]"'
+    ) from error
+
+__all__ = ["Responder"]
+
+MOST_ANSWERS = 8  # what fits 512 bytes
+
+
+@final
+class Responder:
+    """One UDP socket and one thread."""
+
+    def __init__(self, registry: ServiceRegistry, host: str, port: int) -> None:
+        self._registry = registry
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.settimeout(0.5)
+        self._socket.bind((host, port))
+        self.port = int(self._socket.getsockname()[1])
+        self._closed = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="maestro-registry-dns", daemon=True
+        )
+
+    def start(self) -> None:
+        """Answer on a thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._closed.set()
+        self._thread.join(5)
+        self._socket.close()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                question, sender = self._socket.recvfrom(1024)
+            except TimeoutError:
+                continue
+            with contextlib.suppress(DNSError, OSError, RegistryError, ValueError):
+                # Nonsense gets no answer; the next question is not its fault.
+                self._socket.sendto(self.answer(question), sender)
+
+    def answer(self, question: bytes) -> bytes:
+        """Return the packed answer to a packed question."""
+        asked = DNSRecord.parse(question)
+        reply = asked.reply(aa=1, ra=0)
+        name = str(asked.q.qname).rstrip(".").lower()
+        labels = name.split(".")
+        if labels[-2:] != ["service", "consul"] or not 3 <= len(labels) <= 4:
+            reply.header.rcode = RCODE.REFUSED
+            return bytes(reply.pack())
+        tags = labels[:1] if len(labels) == 4 else []
+        found = [i for i in self._registry.find(labels[-3], tags=tags) if i.usable]
+        if not found:
+            reply.header.rcode = RCODE.NXDOMAIN
+            return bytes(reply.pack())
+        random.shuffle(found)
+        kind = QTYPE[asked.q.qtype]
+        for number, instance in enumerate(found[:MOST_ANSWERS]):
+            target = f"{number}.{labels[-3]}.node.consul."
+            address = _address(target if kind == "SRV" else name, instance.host)
+            if kind == "SRV":
+                data = SRV(1, instance.weight, instance.port, target)
+                reply.add_answer(RR(name, QTYPE.SRV, rdata=data, ttl=0))
+                if address is not None:
+                    reply.add_ar(address)
+            elif address is not None and QTYPE[address.rtype] == kind:
+                reply.add_answer(address)
+        return bytes(reply.pack())
+
+
+def _address(name: str, host: str) -> RR | None:
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:  # a host name: a resolver's business
+        return None
+    if ip.version == 6:
+        return RR(name, QTYPE.AAAA, rdata=AAAA(host), ttl=0)
+    return RR(name, QTYPE.A, rdata=A(host), ttl=0)
