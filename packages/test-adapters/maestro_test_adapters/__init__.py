@@ -1,0 +1,180 @@
+"""Run tests of any framework and drive browsers, through one model and one set of verbs.
+
+    report = PytestAdapter(paths=["tests"]).run()
+    with SeleniumAdapter(base_url="http://127.0.0.1:8000") as browser: ...
+
+Importing this package loads neither Selenium nor Playwright nor pytest.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maestro_test_adapters._backend import (
+        ConsoleMessage as ConsoleMessage,
+        Dialog as Dialog,
+        Download as Download,
+        Request as Request,
+        Tab as Tab,
+    )
+    from maestro_test_adapters._browser import (
+        AsyncBrowser as AsyncBrowser,
+        AsyncFrame as AsyncFrame,
+        AsyncLocator as AsyncLocator,
+    )
+    from maestro_test_adapters._events import (
+        Event as Event,
+        Output as Output,
+        RunFinished as RunFinished,
+        RunStarted as RunStarted,
+        RunWarning as RunWarning,
+        TestFinished as TestFinished,
+        TestStarted as TestStarted,
+    )
+    from maestro_test_adapters._model import (
+        Attachment as Attachment,
+        Attempt as Attempt,
+        Outcome as Outcome,
+        Report as Report,
+        Status as Status,
+        Step as Step,
+        TestCase as TestCase,
+        TestResult as TestResult,
+    )
+    from maestro_test_adapters._playwright import (
+        AsyncPlaywrightAdapter as AsyncPlaywrightAdapter,
+        PlaywrightAdapter as PlaywrightAdapter,
+    )
+    from maestro_test_adapters._pytest import (
+        PytestAdapter as PytestAdapter,
+    )
+    from maestro_test_adapters._run import (
+        Run as Run,
+    )
+    from maestro_test_adapters._runner import (
+        Ending as Ending,
+        Launch as Launch,
+        Reader as Reader,
+        RunnerAdapter as RunnerAdapter,
+        Selection as Selection,
+    )
+    from maestro_test_adapters._selenium import (
+        SeleniumAdapter as SeleniumAdapter,
+    )
+    from maestro_test_adapters._sync import (
+        Browser as Browser,
+        Frame as Frame,
+        Locator as Locator,
+    )
+
+_WHERE = {
+    "_backend": (
+        "ConsoleMessage",
+        "Dialog",
+        "Download",
+        "Request",
+        "Tab",
+    ),
+    "_browser": (
+        "AsyncBrowser",
+        "AsyncFrame",
+        "AsyncLocator",
+    ),
+    "_events": (
+        "Event",
+        "Output",
+        "RunFinished",
+        "RunStarted",
+        "RunWarning",
+        "TestFinished",
+        "TestStarted",
+    ),
+    "_model": (
+        "Attachment",
+        "Attempt",
+        "Outcome",
+        "Report",
+        "Status",
+        "Step",
+        "TestCase",
+        "TestResult",
+    ),
+    "_playwright": (
+        "AsyncPlaywrightAdapter",
+        "PlaywrightAdapter",
+    ),
+    "_pytest": (
+        "PytestAdapter",
+    ),
+    "_run": (
+        "Run",
+    ),
+    "_runner": (
+        "Ending",
+        "Launch",
+        "Reader",
+        "RunnerAdapter",
+        "Selection",
+    ),
+    "_selenium": (
+        "SeleniumAdapter",
+    ),
+    "_sync": (
+        "Browser",
+        "Frame",
+        "Locator",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "AsyncBrowser",
+    "AsyncFrame",
+    "AsyncLocator",
+    "AsyncPlaywrightAdapter",
+    "Attachment",
+    "Attempt",
+    "Browser",
+    "ConsoleMessage",
+    "Dialog",
+    "Download",
+    "Ending",
+    "Event",
+    "Frame",
+    "Launch",
+    "Locator",
+    "Outcome",
+    "Output",
+    "PlaywrightAdapter",
+    "PytestAdapter",
+    "Reader",
+    "Report",
+    "Request",
+    "Run",
+    "RunFinished",
+    "RunStarted",
+    "RunWarning",
+    "RunnerAdapter",
+    "Selection",
+    "SeleniumAdapter",
+    "Status",
+    "Step",
+    "Tab",
+    "TestCase",
+    "TestFinished",
+    "TestResult",
+    "TestStarted",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first asked for."""
+    from importlib import import_module
+
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

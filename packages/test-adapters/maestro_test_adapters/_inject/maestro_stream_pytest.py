@@ -1,0 +1,529 @@
+"""pytest plugin that tells a file what happens, line by line, as it happens.
+
+A single file that needs nothing but pytest 7 or later, on Python 3.8 or later. The
+adapter puts its folder on PYTHONPATH and names it with `-p`; every line is one write
+to a file opened for appending, so that what was told survives any crash.
+
+Environment: MAESTRO_STREAM (the file), MAESTRO_SELECT (a JSON file with `only`,
+`skip` and `first`: lists of node ids; optional), MAESTRO_STACKS (where a stack dump
+goes on SIGUSR2; optional), MAESTRO_PARENT (stop when this is no longer our parent).
+"""
+
+import json
+import os
+import sys
+import time
+
+import pytest
+
+_LIMIT = 1000000  # characters of one captured stream of one test
+
+
+class _Stream:
+    """The file, owned by the process that opened it."""
+
+    def __init__(self, path):
+        self.owner = os.getpid()
+        self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+    def write(self, event):
+        data = (json.dumps(event, separators=(",", ":")) + "\n").encode(
+            "utf-8", "backslashreplace"
+        )
+        try:
+            os.write(self.file, data)
+        except OSError:
+            pass  # a full disk must not fail the tests; the adapter misses the line
+
+
+def _plain(value):
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if value - value == 0 else repr(value)
+    try:
+        return repr(value)[:1000]
+    except Exception:  # a broken __repr__ is the test's own business
+        return "<" + type(value).__name__ + ">"
+
+
+def _wanted_by(nodeid, wanted):
+    """Return which of the wanted are this node or one that it lies below."""
+    found = {nodeid} & wanted
+    for mark in ("[", "::", "/"):
+        at = nodeid.find(mark)
+        while at >= 0:
+            if nodeid[:at] in wanted:
+                found.add(nodeid[:at])
+            at = nodeid.find(mark, at + len(mark))
+    return found
+
+
+def _matches(nodeid, wanted):
+    return nodeid in wanted or bool(_wanted_by(nodeid, wanted))
+
+
+class Selection:
+    """Keeps, drops and orders the collected tests; runs where they are collected."""
+
+    def __init__(self, stream, chosen):
+        self.stream = stream
+        self.chosen = chosen
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config, items):
+        only = self.chosen.get("only")
+        skip = set(self.chosen.get("skip", ()))
+        if only is not None:
+            only = set(only)
+            self._tell_missing(only, [item.nodeid for item in items])
+        if only is not None or skip:
+            kept, gone = [], []
+            for item in items:
+                nodeid = item.nodeid
+                take = nodeid not in skip and (only is None or _matches(nodeid, only))
+                (kept if take else gone).append(item)
+            if gone:
+                config.hook.pytest_deselected(items=gone)
+                items[:] = kept
+        first = set(self.chosen.get("first", ()))
+        if first:
+            items.sort(key=lambda item: not _matches(item.nodeid, first))
+
+    def _tell_missing(self, only, known):
+        left = set(only)
+        for nodeid in known:
+            left -= _wanted_by(nodeid, left)
+            if not left:
+                return
+        self.stream.write(
+            {"e": "missing", "ids": sorted(left), "known": known[:5000]}
+        )
+
+
+class Guard:
+    """Watches forks: which test forked, and whether the child came back into us."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.last = ""
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self):
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+        if test:
+            self.stream.write({"e": "fork", "id": test, "pid": os.getpid()})
+
+    def _stop_escaped(self, nodeid):
+        if os.getpid() != self.stream.owner:
+            self.stream.write({"e": "escaped", "id": nodeid, "pid": os.getpid()})
+            os._exit(70)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report):
+        self._stop_escaped(report.nodeid)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self):
+        self._stop_escaped("")
+
+
+class Worker:
+    """In a worker of xdist: sends along what only the worker knows of a test."""
+
+    def __init__(self, config, stream):
+        self.config = config
+        self.stream = stream
+        self.cases = _Cases(config)
+
+    def pytest_collection_finish(self, session):
+        if self.config.workerinput["workerid"] == "gw0":
+            self.stream.write({"e": "cases", "cases": self.cases.of(session.items)})
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        outcome = yield
+        if call.when == "setup":
+            outcome.get_result().maestro_case = self.cases.case(item)
+
+
+class _Cases:
+    """Describes collected items as CTRF does."""
+
+    def __init__(self, config):
+        self.folder = str(config.invocation_params.dir)
+        self.files = {}
+
+    def _path(self, item):
+        path = str(getattr(item, "path", None) or item.fspath)
+        known = self.files.get(path)
+        if known is None:
+            known = os.path.relpath(path, self.folder)
+            known = self.files[path] = path if known.startswith("..") else known
+        return known
+
+    def case(self, item):
+        case = {"name": item.name, "filePath": self._path(item)}
+        suite = item.nodeid.partition("[")[0].split("::")[:-1]
+        if suite:
+            case["suite"] = suite
+        if item.location[1] is not None:
+            case["line"] = item.location[1] + 1
+        tags = sorted({mark.name for mark in item.iter_markers()} - {"parametrize"})
+        if tags:
+            case["tags"] = tags
+        spec = getattr(item, "callspec", None)
+        if spec is not None and spec.params:
+            case["parameters"] = {k: _plain(v) for k, v in spec.params.items()}
+        return case
+
+    def of(self, items):
+        return [dict(self.case(item), id=item.nodeid) for item in items]
+
+
+class StreamPlugin:
+    """Writes the events of one session."""
+
+    def __init__(self, config, stream):
+        self.config = config
+        self.stream = stream
+        self.cases = {}
+        self.open = {}
+        self.session = None
+        self.parent = os.environ.pop("MAESTRO_PARENT", None)
+
+    def pytest_sessionstart(self, session):
+        self.session = session
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node):
+        node.workerinput["maestro"] = self.config.maestro_settings
+
+    def pytest_collection_finish(self, session):
+        cases = _Cases(self.config).of(session.items)
+        self.cases = {case["id"]: case for case in cases}
+        self.stream.write({"e": "cases", "cases": cases})
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.stream.write(
+                {
+                    "e": "end",
+                    "test": {
+                        "name": report.nodeid or "collection",
+                        "status": "failed",
+                        "rawStatus": "error",
+                        "duration": 0,
+                        "filePath": report.nodeid.partition("::")[0],
+                        "message": _last_line(report.longreprtext),
+                        "trace": report.longreprtext,
+                        "extra": {
+                            "maestro.id": report.nodeid or "collection",
+                            "maestro.outcome": "error",
+                            "maestro.seconds": 0.0,
+                            "maestro.phase": "collect",
+                        },
+                    },
+                }
+            )
+
+    def pytest_runtest_logstart(self, nodeid, location):
+        now = time.time()
+        if self.parent and str(os.getppid()) != self.parent:
+            self.session.shouldstop = "the process that started the run is gone"
+        self.open[nodeid] = {"at": now, "reports": [], "tries": []}
+        self.stream.write({"e": "start", "id": nodeid, "at": now})
+
+    def pytest_runtest_logreport(self, report):
+        entry = self.open.get(report.nodeid)
+        if entry is None:
+            # xdist reports the test of a crashed worker after its start was told.
+            entry = {"at": time.time(), "reports": [], "tries": []}
+            self.open[report.nodeid] = entry
+        entry["reports"].append(report)
+        if report.outcome == "rerun":  # pytest-rerunfailures
+            entry["tries"].append(entry["reports"])
+            entry["reports"] = []
+        elif report.when == "???":  # a crashed worker: no finish will follow
+            self._finish(report.nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid, location):
+        self._finish(nodeid)
+
+    def _finish(self, nodeid):
+        entry = self.open.pop(nodeid, None)
+        if entry is None or not entry["reports"]:
+            return
+        case = self.cases.get(nodeid) or getattr(
+            entry["reports"][0], "maestro_case", None
+        )
+        test = dict(case or _case_of(entry["reports"][0]))
+        test.pop("id", None)
+        test.update(_told(entry["reports"], entry["at"]))
+        test["extra"]["maestro.id"] = nodeid
+        if entry["tries"]:
+            test["retries"] = len(entry["tries"])
+            test["retryAttempts"] = [
+                _attempt(number, reports)
+                for number, reports in enumerate(entry["tries"], start=1)
+            ]
+        self.stream.write({"e": "end", "test": test})
+
+    def pytest_sessionfinish(self, session, exitstatus):
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        counts = {}
+        for name, reports in (reporter.stats if reporter else {}).items():
+            if name and name not in ("deselected", "warnings"):
+                counts[name] = sum(
+                    1 for r in reports if getattr(r, "count_towards_summary", True)
+                )
+        self.stream.write(
+            {
+                "e": "finish",
+                "exit": int(exitstatus),
+                "at": time.time(),
+                "counts": counts,
+            }
+        )
+
+
+def _case_of(report):
+    case = {"name": report.nodeid.rpartition("::")[2] or report.nodeid}
+    path, line, _ = report.location
+    case["filePath"] = path
+    if line is not None:
+        case["line"] = line + 1
+    return case
+
+
+def _last_line(text):
+    for line in reversed(text.splitlines()):
+        if line.startswith("E  "):
+            return line[1:].strip()
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
+
+
+def _why(report):
+    """Return one line that says why a report is not a plain pass."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        return crash.message
+    if isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        return reason[9:] if reason.startswith("Skipped: ") else reason
+    if report.longrepr is None:
+        return ""
+    return _last_line(report.longreprtext)
+
+
+def _told(reports, at):
+    """Return the outcome, times, texts and properties of a test's phases."""
+    outcome, raw, message, trace, steps = "passed", "passed", None, [], []
+    out, err, log, user, seconds = "", "", "", (), 0.0
+    for report in reports:
+        if type(report).__name__ == "SubtestReport" or hasattr(report, "context"):
+            steps.append(_step(report))
+            if report.failed and outcome == "passed":
+                outcome = raw = "failed"
+                message = _why(report)
+                trace.append(report.longreprtext)
+            continue
+        seconds += report.duration
+        user = report.user_properties or user
+        if report.sections:
+            out, err, log = _sections(report)
+        if report.passed and not hasattr(report, "wasxfail"):
+            continue
+        worse, word = _outcome_of(report)
+        if worse is None:
+            continue
+        if outcome in ("passed", "skipped", "xfailed", "xpassed"):
+            outcome, raw = worse, word
+            message = (
+                _why(report)
+                if not hasattr(report, "wasxfail")
+                else report.wasxfail or _why(report)
+            )
+        if report.failed:
+            trace.append(report.longreprtext)
+    extra = {"maestro.outcome": outcome, "maestro.seconds": seconds}
+    extra["maestro.start"] = getattr(reports[0], "start", None) or at
+    if log:
+        extra["maestro.log"] = log
+    told = {
+        "status": _STATUS[outcome],
+        "rawStatus": raw,
+        "duration": int(round(seconds * 1000)),
+        "start": int(extra["maestro.start"] * 1000),
+        "extra": extra,
+    }
+    if message:
+        told["message"] = message
+    if trace:
+        told["trace"] = "\n".join(trace)
+    if out:
+        told["stdout"] = out.split("\n")
+    if err:
+        told["stderr"] = err.split("\n")
+    if steps:
+        told["steps"] = steps
+    worker = getattr(reports[0], "worker_id", None)
+    if worker:
+        told["threadId"] = worker
+    _add_properties(told, user)
+    return told
+
+
+_STATUS = {
+    "passed": "passed",
+    "failed": "failed",
+    "error": "failed",
+    "crashed": "failed",
+    "skipped": "skipped",
+    "xfailed": "skipped",
+    "xpassed": "passed",
+}
+
+
+def _outcome_of(report):
+    if report.when == "???" and report.failed:
+        return "crashed", "crashed"
+    if hasattr(report, "wasxfail"):
+        if report.skipped:
+            return "xfailed", "xfailed"
+        return ("xpassed", "xpassed") if report.passed else ("failed", "failed")
+    if report.failed:
+        word = "failed" if report.when == "call" else "error"
+        return word, word
+    if report.skipped:
+        return "skipped", "skipped"
+    if report.outcome == "rerun":
+        return "failed", "rerun"
+    return None, None
+
+
+def _sections(report):
+    out, err, log = "", "", ""
+    for name, text in report.sections:
+        if name.startswith("Captured stdout"):
+            out += text
+        elif name.startswith("Captured stderr"):
+            err += text
+        elif name.startswith("Captured log"):
+            log += text + "\n"
+    return _cut(out), _cut(err), _cut(log)
+
+
+def _cut(text):
+    if len(text) <= _LIMIT:
+        return text
+    half = _LIMIT // 2
+    gone = len(text) - _LIMIT
+    return text[:half] + "\n[... %d characters left out ...]\n" % gone + text[-half:]
+
+
+def _step(report):
+    context = getattr(report, "context", None)
+    name = str(getattr(context, "msg", None) or "")
+    values = getattr(context, "kwargs", None) or {}
+    values = ", ".join("%s=%s" % (k, _plain(v)) for k, v in values.items())
+    name = " ".join(part for part in (name, values and "(%s)" % values) if part)
+    outcome = _outcome_of(report)[0] or "passed"
+    step = {
+        "name": name or "subtest",
+        "status": _STATUS[outcome],
+        "extra": {"maestro.outcome": outcome},
+    }
+    if report.failed:
+        step["extra"]["maestro.message"] = _why(report)
+    return step
+
+
+def _attempt(number, reports):
+    told = _told(reports, 0.0)
+    keep = ("status", "duration", "start", "message", "trace", "stdout", "stderr")
+    made = {key: told[key] for key in keep if key in told}
+    made["attempt"] = number
+    extra = told["extra"]
+    if not extra["maestro.start"]:
+        del extra["maestro.start"], made["start"]
+    extra.pop("maestro.log", None)
+    made["extra"] = extra
+    return made
+
+
+def _add_properties(told, user):
+    """Split what `record_property` recorded: attachments, and all the rest."""
+    attachments, rest = [], {}
+    for name, value in user:
+        if name == "attachment":
+            path = str(value)
+            import mimetypes
+
+            kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+            attachments.append(
+                {"name": os.path.basename(path), "contentType": kind, "path": path}
+            )
+        else:
+            rest[str(name)] = _plain(value)
+    if attachments:
+        told["attachments"] = attachments
+    if rest:
+        told["extra"]["maestro.properties"] = rest
+
+
+def pytest_configure(config):
+    """Start telling, in the process that controls the session."""
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        settings = worker.get("maestro")
+    else:
+        # Taken out of the environment: a pytest inside a test must not tell our file.
+        settings = {
+            key: os.environ.pop("MAESTRO_" + key.upper(), "")
+            for key in ("stream", "select", "stacks")
+        }
+    if not settings or not settings["stream"]:
+        return
+    config.maestro_settings = settings
+    _watch_stacks(settings["stacks"])
+    stream = _Stream(settings["stream"])
+    chosen = {}
+    if settings["select"]:
+        with open(settings["select"], encoding="utf-8") as file:
+            chosen = json.load(file)
+    plugins = [Selection(stream, chosen), Guard(stream)]
+    if worker is None:
+        stream.write(
+            {
+                "e": "session",
+                "tool": "pytest",
+                "version": pytest.__version__,
+                "at": time.time(),
+                "root": str(config.rootpath),
+                "python": "%d.%d.%d" % sys.version_info[:3],
+            }
+        )
+        plugins.append(StreamPlugin(config, stream))
+    else:
+        plugins.append(Worker(config, stream))
+    for plugin in plugins:
+        config.pluginmanager.register(plugin, "maestro-" + type(plugin).__name__)
+
+
+def _watch_stacks(path):
+    """Dump all stacks on SIGUSR2, so that a hung test can be seen from outside."""
+    if not path:
+        return
+    import faulthandler
+    import signal
+
+    if hasattr(faulthandler, "register"):
+        file = open(path, "a", encoding="utf-8")  # stays open as long as we live
+        faulthandler.register(signal.SIGUSR2, file=file, all_threads=True)
+        _KEPT.append(file)
+
+
+_KEPT = []
