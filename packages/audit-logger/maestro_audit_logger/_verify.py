@@ -340,7 +340,7 @@ class _Check:
         partial = self._tree.partial
         target = self._targets[-1][0] if self._targets else 0
         full, bad = self._full, self._bad
-        line = self._last_line
+        last = self._last_line
         for line in lines:
             number += 1
             if bad or not (
@@ -351,13 +351,13 @@ class _Check:
                 number = self._odd_line(line, where)
                 bad = self._bad
             elif _SYSTEM in line:
-                self._number, self._prev = number, prev
+                self._number, self._prev, self._last_line = number, prev, last
                 self._system_line(line, where)
             if full and not bad:
                 self._parse(number, line, where)
             digest = sha256(b"\0" + line).digest()
             prev = hexlify(digest)
-            self._last_line = line
+            last = line
             partial.append(digest)
             if number == target:
                 target = self._reach(number)
@@ -365,7 +365,7 @@ class _Check:
                 self._compare_tile()
                 self._tree.fold()
         self._records += len(lines)
-        self._number, self._prev = number, prev
+        self._number, self._prev, self._last_line = number, prev, last
 
     def _odd_line(self, line: bytes, where: str) -> int:
         """Handle a line that does not continue, or that follows such a one."""
