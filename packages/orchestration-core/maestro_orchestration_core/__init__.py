@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from ._leases import JournalLeases
     from ._messages import Model, Reply, Request, ToolCall, Usage
     from ._openai import OpenAICompatible, openai_compatible
+    from ._patterns import (
+        Said,
+        conversation,
+        debate,
+        group_chat,
+        handoff,
+        hierarchical,
+        parallel,
+        sequential,
+    )
     from ._persona import Persona, PersonaRegistry
     from ._plan import Plan, Task
     from ._prices import Price, PriceTable
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
     from ._report import RunReport
     from ._run import Orchestrator, Run
     from ._states import TRANSITIONS, State
+    from ._supervise import Child, Supervisor
     from ._throttle import Retry, Throttle
     from ._tokens import estimate_tokens
     from ._turn import LoopLimits, Turn
@@ -38,6 +49,10 @@ _WHERE = {
     "_leases": ("JournalLeases",),
     "_messages": ("Model", "Reply", "Request", "ToolCall", "Usage"),
     "_openai": ("OpenAICompatible", "openai_compatible"),
+    "_patterns": (
+        "Said", "conversation", "debate", "group_chat", "handoff", "hierarchical",
+        "parallel", "sequential",
+    ),
     "_persona": ("Persona", "PersonaRegistry"),
     "_plan": ("Plan", "Task"),
     "_prices": ("Price", "PriceTable"),
@@ -45,6 +60,7 @@ _WHERE = {
     "_report": ("RunReport",),
     "_run": ("Orchestrator", "Run"),
     "_states": ("State", "TRANSITIONS"),
+    "_supervise": ("Child", "Supervisor"),
     "_throttle": ("Retry", "Throttle"),
     "_tokens": ("estimate_tokens",),
     "_turn": ("LoopLimits", "Turn"),

@@ -131,7 +131,7 @@ class RunView:
             self._run(kind, data)
         elif kind in {"budget.warning", "budget.exhausted"}:
             self.warnings.append(event)
-        elif kind == "worker.spawned":
+        elif kind in {"worker.starting", "worker.spawned"}:
             self.workers[str(data["mark"])] = data
         elif kind in {"worker.exited", "worker.killed"}:
             self.workers.pop(str(data["mark"]), None)

@@ -56,6 +56,8 @@ class Gate:
     on: On = "merged"
     only: tuple[str, ...] = ()
     """Tasks it applies to; empty for all."""
+    spawns: bool = False
+    """Whether it starts processes, which the journal then knows of beforehand."""
 
     @classmethod
     def pytest(
@@ -87,7 +89,7 @@ class Gate:
                 passed=result.code == 0, detail=detail, counts=counts, report=text
             )
 
-        return cls(name="pytest", check=check, on=on, only=tuple(only))
+        return cls(name="pytest", check=check, on=on, only=tuple(only), spawns=True)
 
     @classmethod
     def command(
@@ -113,7 +115,8 @@ class Gate:
                 passed=result.code == 0, detail=result.tail.strip()[-2000:]
             )
 
-        return cls(name=name or words[0], check=check, on=on, only=tuple(only))
+        own = name or words[0]
+        return cls(name=own, check=check, on=on, only=tuple(only), spawns=True)
 
     @classmethod
     def function(

@@ -347,6 +347,12 @@ class SubprocessAgent:
         }  # fmt: skip
         command = [_filled(part, words) for part in self.command]
         mark = f"{turn.key}:{uuid.uuid4().hex[:12]}"
+        # Before it exists: a crash between spawn and journal must not hide it.
+        turn.context.emit(
+            "worker.starting", {"mark": mark, "command": command[0]},
+            task=turn.task, attempt=turn.attempt, actor=turn.persona,
+        )  # fmt: skip
+        turn.context.commit_now()
         if self.logs:
             self.logs.mkdir(parents=True, exist_ok=True)
 
@@ -388,9 +394,11 @@ def spawn_data(identity: ProcessId, mark: str, command: str) -> dict[str, Any]:
 
 def reap(spawned: Mapping[str, Any]) -> list[int]:
     """Kill what a dead orchestrator left of one worker; return the processes."""
-    identity = ProcessId(spawned["pid"], spawned["started"], spawned["boot"])
+    identity = ProcessId(
+        spawned.get("pid", 0), spawned.get("started", ""), spawned.get("boot", "")
+    )
     family: list[int] = []
-    if identity.alive():
+    if identity.pid and identity.alive():
         family = [identity.pid, *descendants(identity.pid)]
         _kill_group(identity.pid, signal.SIGKILL)
     return sweep(spawned["mark"], family)

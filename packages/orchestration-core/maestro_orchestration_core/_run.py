@@ -866,6 +866,9 @@ class Run:
         for gate in self._maestro.gates:
             if gate.on != on or (gate.only and task.name not in gate.only):
                 continue
+            if gate.spawns:
+                self._emit("worker.starting", {"mark": mark, "command": gate.name}, task)
+                self._context.commit_now()
             result = await gate.run(given)
             if mark in self._view.workers:
                 self._emit("worker.exited", {"mark": mark, "code": 0}, task)

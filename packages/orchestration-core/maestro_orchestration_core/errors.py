@@ -29,6 +29,8 @@ OrchestrationError
 │   └── MergeConflictError
 ├── GateFailedError
 ├── LeaseError               somebody else holds it, or a freeze is on
+├── RestartLimitError        a supervised child failed too often
+├── UnhealthyError           a supervised child's health check said no
 ├── ProcessError
 │   └── ProcessTimeoutError
 └── ModelError
@@ -310,6 +312,20 @@ class LeaseError(OrchestrationError):
     def __init__(self, name: str, holder: str) -> None:
         self.name, self.holder = name, holder
         super().__init__(f"lease {name!r} is held by {holder}")
+
+
+class RestartLimitError(OrchestrationError):
+    """A child failed too often; `child` names it, the cause is its last error."""
+
+    def __init__(self, child: str, restarts: int, within: float) -> None:
+        self.child = child
+        super().__init__(
+            f"{child!r} failed more than {restarts} times within {within} s"
+        )
+
+
+class UnhealthyError(OrchestrationError):
+    """A child's health check said no."""
 
 
 class ProcessError(OrchestrationError):

@@ -1,0 +1,87 @@
+"""Numbers of a run, from its events: show, export, compare."""
+
+import csv
+import io
+from typing import Any
+
+from ._fold import RunView
+from ._states import State
+
+
+def metrics(view: RunView) -> dict[str, Any]:
+    """Return the numbers of one run as plain data; times in seconds."""
+    spans = [s for s in view.spans if s.end_ns]
+    busy = sum(s.end_ns - s.start_ns for s in spans) / 1e9
+    wall = (view.elapsed_ns + max(0, view.last_ns - view.session_ns)) / 1e9
+    states = [t.state for t in view.tasks.values()]
+    return {
+        "run": view.run,
+        "status": view.status,
+        "wall_s": round(wall, 3),
+        "busy_s": round(busy, 3),
+        "parallelism": round(busy / wall, 2) if wall else 0.0,
+        "tasks": len(states),
+        "completed": sum(s is State.COMPLETED for s in states),
+        "failed": sum(s in {State.FAILED, State.REJECTED} for s in states),
+        "attempts": len(view.spans),
+        "warnings": len(view.warnings),
+        **view.total.to_json(),
+        "by_task": {
+            name: {
+                "state": task.state.value,
+                "attempts": task.attempt,
+                "seconds": _seconds(view, name),
+                **(view.by_task[name].to_json() if name in view.by_task else {}),
+            }
+            for name, task in view.tasks.items()
+        },
+        "by_persona": {k: t.to_json() for k, t in view.by_persona.items()},
+        "by_model": {k: t.to_json() for k, t in view.by_model.items()},
+    }
+
+
+def _seconds(view: RunView, name: str) -> float:
+    took = sum(s.end_ns - s.start_ns for s in view.spans if s.task == name and s.end_ns)
+    return round(took / 1e9, 3)
+
+
+def to_csv(found: dict[str, Any]) -> str:
+    """Return one line per task."""
+    out = io.StringIO()
+    keys = ["state", "attempts", "seconds", "calls", "input_tokens",
+            "output_tokens", "usd_micro", "unpriced"]  # fmt: skip
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["run", "task", *keys])
+    for name, row in found["by_task"].items():
+        writer.writerow([found["run"], name, *(row.get(k, 0) for k in keys)])
+    return out.getvalue()
+
+
+def compare(left: dict[str, Any], right: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row per number: left, right, difference, and ratio where there is one."""
+    rows: list[dict[str, Any]] = []
+    for key, a in left.items():
+        b = right.get(key)
+        if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+            ratio = round(b / a, 3) if a else None
+            rows.append({"what": key, "left": a, "right": b,
+                         "difference": round(b - a, 3), "ratio": ratio})  # fmt: skip
+    for name, row in left["by_task"].items():
+        other = right["by_task"].get(name, {}).get("state", "absent")
+        if other != row["state"]:
+            rows.append({"what": f"task {name}", "left": row["state"],
+                         "right": other, "difference": None, "ratio": None})  # fmt: skip
+    return rows
+
+
+def text(found: dict[str, Any]) -> str:
+    """Return the numbers for people."""
+    plain = {k: v for k, v in found.items() if not isinstance(v, dict)}
+    lines = [f"{key:14} {value}" for key, value in plain.items()]
+    for name, row in found["by_task"].items():
+        lines.append(
+            f"  {name:20} {row['state']:10} {row['attempts']} tries "
+            f"{row['seconds']:8.3f} s {row.get('calls', 0):4} calls "
+            f"{row.get('input_tokens', 0) + row.get('output_tokens', 0):8} tokens"
+        )
+    return "\n".join(lines)
