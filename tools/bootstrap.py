@@ -28,8 +28,8 @@ CONSTRAINTS = {
     "release": ROOT / "tools" / "constraints-release.txt",
 }
 VENVS = {"dev": ROOT / ".venv", "release": ROOT / ".venv-release"}
-# The release tool reads its settings and retries with these two.
-NEEDED_BY_RELEASE = ("resilience", "yaml-config-parser")
+# The release tool retries, reads its settings and records releases with these.
+NEEDED_BY_RELEASE = ("resilience", "yaml-config-parser", "audit-logger")
 LINKED = ("tools", "nexus")
 SKIPPED = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"}
 

@@ -1,17 +1,14 @@
-"""The commands of maestro-release."""
+"""The command line of maestro-release: what can be asked, and the exit code."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maestro_release import release
-from maestro_release.build import Artefact
+from maestro_release import commands
 from maestro_release.errors import Conflict, ReleaseError
-from maestro_release.plan import Plan
 from maestro_release.report import Report
-from maestro_release.settings import Settings, read_settings
-from maestro_release.workspace import Workspace, find_root, read_workspace
+from maestro_release.workspace import find_root, read_workspace
 
 EXAMPLE = """
 examples:
@@ -19,6 +16,8 @@ examples:
   maestro-release publish                    build, upload what is missing, prove it
   maestro-release publish resilience         one package alone
   maestro-release verify resilience==1.0.0   install a published version, every extra
+  maestro-release bump --write               raise versions, write changelogs
+  maestro-release yank resilience==1.1.0 --reason "loses retries"
 
 exit codes:
   0 done    1 a gate failed    2 usage    3 index unreachable or refusing
@@ -26,7 +25,7 @@ exit codes:
 
 settings: tools/release.yaml, then MAESTRO_INDEX_URL, MAESTRO_INDEX_USER,
 MAESTRO_INDEX_PASSWORD, MAESTRO_INDEX_PORT; user and password also from
-.pypirc or the keyring.
+.pypirc or the keyring. MAESTRO_SIGNING_KEY names the key for provenance.
 """
 
 
@@ -56,12 +55,14 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = found.add_subparsers(required=True, metavar="COMMAND")
+    choices = found.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, action: Any, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
+    def add(
+        name: str, action: Any, text: str, names: str = "*"
+    ) -> argparse.ArgumentParser:
+        command = choices.add_parser(name, help=text, description=text)
         command.set_defaults(run=action)
-        command.add_argument("packages", nargs="*", metavar="PACKAGE")
+        command.add_argument("packages", nargs=names, metavar="PACKAGE")
         command.add_argument("--root", type=Path, help="the checkout (default: here)")
         command.add_argument("--json", action="store_true", help="print JSON")
         command.add_argument(
@@ -73,149 +74,41 @@ def parser() -> argparse.ArgumentParser:
         )
         return command
 
-    add("plan", plan, "show what publish would do")
-    add("build", build, "build wheels and sdists into dist/ and pass the gates")
-    add("check", check, "build, pass the gates, prove that a second build is the same")
-    command = add("publish", publish, "build, upload what the index lacks, prove it")
+    add("plan", commands.plan, "show what publish would do")
+    add("build", commands.build, "build wheels and sdists into dist/, pass the gates")
+    add("check", commands.check, "build, pass the gates, build again: the same bytes?")
+    command = add(
+        "publish", commands.publish, "build, upload what the index lacks, prove it"
+    )
     command.add_argument("--dry-run", action="store_true", help="upload nothing")
     command.add_argument(
-        "--no-verify", action="store_true", help="upload, prove nothing"
+        "--no-verify", action="store_true", help="upload, prove and sign nothing"
     )
-    command = add("verify", verify, "install what is published, with every extra")
+    command = add("verify", commands.verify, "install what is published, every extra")
     command.add_argument(
         "--installer", choices=["uv", "pip"], help="default: uv where it is there"
     )
+    command.add_argument(
+        "--require-provenance",
+        action="store_true",
+        help="fail where no signed statement is found",
+    )
+    command = add("bump", commands.bump, "propose versions from fragments, git and API")
+    command.add_argument(
+        "--write", action="store_true", help="write pyproject.toml and CHANGELOG.md"
+    )
+    command.add_argument("--date", help="of the changelog's heading (default: today)")
+    add("tag", commands.tag, "tag HEAD for what is published as it stands here")
+    add("status", commands.status, "show what is published, yanked, and half done")
+    command = add("yank", commands.yank, "hide a version from new installs", "+")
+    command.add_argument("--reason", default="", help="shown by installers")
+    command.add_argument("--undo", action="store_true", help="take the yank back")
+    command = add("delete", commands.delete, "remove a version from the index")
+    command.add_argument("--yes", action="store_true", help="do it; else only show")
+    command.add_argument(
+        "--half-done", action="store_true", help="what an unfinished release uploaded"
+    )
     return found
-
-
-def settings_of(workspace: Workspace) -> Settings:
-    """Return the settings of the checkout."""
-    return read_settings(workspace.root)
-
-
-def plan(
-    args: argparse.Namespace, workspace: Workspace, report: Report
-) -> dict[str, Any]:
-    """Show the plan; a conflict in it is the exit code."""
-    found = release.plan_command(
-        workspace, settings_of(workspace), args.packages, report, args.wait
-    )
-    print_plan(found, report)
-    found.refuse_conflicts()
-    return found.to_dict()
-
-
-def build(
-    args: argparse.Namespace, workspace: Workspace, report: Report
-) -> dict[str, Any]:
-    """Build and check."""
-    done = release.build_command(workspace, args.packages, report, args.wait)
-    return print_artefacts(done, report)
-
-
-def check(
-    args: argparse.Namespace, workspace: Workspace, report: Report
-) -> dict[str, Any]:
-    """Build, check, build again."""
-    done = release.check_command(workspace, args.packages, report, args.wait)
-    return print_artefacts(done, report)
-
-
-def publish(
-    args: argparse.Namespace, workspace: Workspace, report: Report
-) -> dict[str, Any]:
-    """Publish and show what was done."""
-    outcome = release.publish_command(
-        workspace,
-        settings_of(workspace),
-        args.packages,
-        report,
-        args.wait,
-        dry_run=args.dry_run,
-        prove=not args.no_verify,
-    )
-    uploaded = [f.filename for f in outcome.uploaded]
-    rows = []
-    for row in outcome.plan.packages:
-        count = sum(f.package == row.name for f in outcome.uploaded)
-        planned = sum(f.package == row.name for f in outcome.plan.uploads)
-        what = f"uploaded {count} files" if count else "was there"
-        if args.dry_run:
-            what = f"would upload {planned} files" if planned else "is there"
-        rows.append([row.name, row.version, what, outcome.verified])
-    report.line("")
-    report.table(["package", "version", "files", "verified"], rows)
-    return {
-        **outcome.plan.to_dict(),
-        "uploaded": uploaded,
-        "verified": outcome.verified,
-        "proven_before": outcome.proven_before,
-        "dry_run": args.dry_run,
-    }
-
-
-def verify(
-    args: argparse.Namespace, workspace: Workspace, report: Report
-) -> dict[str, Any]:
-    """Verify and show what was proven."""
-    subjects = release.verify_command(
-        workspace, settings_of(workspace), args.packages, report, args.installer
-    )
-    rows = [[s.name, s.version, ", ".join(s.extras) or "-"] for s in subjects]
-    report.line("")
-    report.table(["package", "version", "extras"], rows)
-    return {
-        "verified": [
-            {
-                "name": s.name,
-                "version": s.version,
-                "extras": list(s.extras),
-                "sha256": sorted(s.sha256),
-            }
-            for s in subjects
-        ]
-    }
-
-
-def print_plan(found: Plan, report: Report) -> None:
-    """Print the table of a plan."""
-    report.line("")
-    report.table(
-        ["package", "from", "to", "why", "needed by", "on the index"],
-        [
-            [
-                row.name,
-                row.latest or "-",
-                row.version,
-                row.why,
-                ", ".join(row.needed_by) or "-",
-                row.on_index,
-            ]
-            for row in found.packages
-        ],
-    )
-
-
-def print_artefacts(done: Sequence[Artefact], report: Report) -> dict[str, Any]:
-    """Print the table of built files."""
-    report.line("")
-    report.table(
-        ["file", "bytes", "sha256"],
-        [[a.path.name, f"{a.size:,}", a.sha256] for a in done],
-    )
-    return {
-        "files": [
-            {
-                "package": a.package.name,
-                "version": a.package.version,
-                "filename": a.path.name,
-                "kind": a.kind,
-                "size": a.size,
-                "sha256": a.sha256,
-            }
-            for a in done
-        ]
-    }
 
 
 def as_dict(error: ReleaseError) -> dict[str, Any]:

@@ -105,6 +105,11 @@ class Index:
         return self._settings.group
 
     @property
+    def raw(self) -> str | None:
+        """The name of the raw repository for evidence, when one is set."""
+        return self._settings.raw
+
+    @property
     def upload_url(self) -> str:
         """Where twine sends files."""
         return f"{self.url}/repository/{self._settings.hosted}/"
@@ -203,6 +208,27 @@ class Index:
     def download(self, file: PublishedFile) -> bytes:
         """Return the bytes of a published file."""
         response = self.request("GET", file.url, accept="*/*")
+        self._expect(response, requests.codes.ok)
+        return response.content
+
+    def put_raw(self, path: str, content: bytes) -> None:
+        """Store a file in the raw repository.
+
+        Raises:
+            IndexRefused: it was refused.
+        """
+        where = f"/repository/{self.raw}/{path}"
+        response = self.request(
+            "PUT", where, accept="*/*", with_password=True, body=content
+        )
+        if response.status_code not in {requests.codes.ok, requests.codes.created}:
+            raise self.refusal(response.status_code, response.text)
+
+    def get_raw(self, path: str) -> bytes | None:
+        """Return a file of the raw repository, None when it is not there."""
+        response = self.request("GET", f"/repository/{self.raw}/{path}", accept="*/*")
+        if response.status_code == requests.codes.not_found:
+            return None
         self._expect(response, requests.codes.ok)
         return response.content
 

@@ -67,6 +67,7 @@ class PlannedPackage:
     why: str
     needed_by: tuple[str, ...]
     on_index: str  # what the index has of this version
+    proposed: str | None = None  # the version that `bump` would write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,7 @@ class Plan:
                     "why": p.why,
                     "needed_by": list(p.needed_by),
                     "on_index": p.on_index,
+                    "proposed": p.proposed,
                 }
                 for p in self.packages
             ],

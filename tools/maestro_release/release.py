@@ -5,18 +5,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from maestro_resilience import Retry
+from packaging.version import Version
 
-from maestro_release import record, verify
+from maestro_release import audit, evidence, git, proving, record
 from maestro_release.build import Artefact, build
+from maestro_release.bump import propose_one
 from maestro_release.check import check
-from maestro_release.errors import GateFailed, UsageFault, VerifyFailed
+from maestro_release.errors import GateFailed
 from maestro_release.graph import in_order
 from maestro_release.index import Index, Server, open_index
+from maestro_release.journal import Journal
 from maestro_release.lock import release_lock
 from maestro_release.plan import (
     Plan,
@@ -24,13 +26,14 @@ from maestro_release.plan import (
     State,
     equivalent,
     make_plan,
-    version_of,
     with_equivalents,
 )
 from maestro_release.publish import publish
 from maestro_release.report import Report
 from maestro_release.settings import Settings
-from maestro_release.workspace import Package, Workspace, normalise
+from maestro_release.signing import signing_key
+from maestro_release.versions import Level, raised
+from maestro_release.workspace import Package, Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,9 +195,33 @@ def plan_command(
         release_lock(workspace.dist, wait=wait, waiting=report.line),
     ):
         artefacts = build_step(packages, workspace, report)
-        return plan_step(
+        plan = plan_step(
             packages, artefacts, workspace, index=index, server=server, report=report
         )
+    return with_proposals(plan, packages, workspace)
+
+
+def with_proposals(
+    plan: Plan, packages: Sequence[Package], workspace: Workspace
+) -> Plan:
+    """Add, where a version must rise, the version that `bump` would write."""
+    if not git.is_repository(workspace.root):
+        return plan
+    by_name = {package.name: package for package in packages}
+    rows = []
+    for row in plan.packages:
+        states = {f.state for f in plan.files if f.package == row.name}
+        if State.CONFLICT not in states:
+            rows.append(row)
+            continue
+        proposal, _ = propose_one(workspace.root, by_name[row.name])
+        to = proposal.to
+        if str(to) == row.version:  # published, but never tagged
+            to = raised(Version(row.version), max(proposal.level, Level.PATCH))
+        reasons = ", ".join(r for r in proposal.reasons if r != "first release")
+        why = f"{row.why}: {reasons}" if reasons else row.why
+        rows.append(replace(row, proposed=str(to), why=why))
+    return replace(plan, packages=tuple(rows))
 
 
 def publish_command(
@@ -217,6 +244,10 @@ def publish_command(
         connected(settings, workspace, report) as (index, server),
         release_lock(workspace.dist, wait=wait, waiting=report.line) as lock,
     ):
+        journal = Journal(workspace.state)
+        half_done = journal.half_done(index.url)
+        for release in half_done:
+            report.line(f"resume   the release begun at {release.began}")
         artefacts = build_step(packages, workspace, report)
         plan = plan_step(
             packages, artefacts, workspace, index=index, server=server, report=report
@@ -228,198 +259,103 @@ def publish_command(
             return Outcome(
                 plan=plan, uploaded=(), verified="dry run", proven_before=False
             )
-        uploaded: tuple[PlannedFile, ...] = ()
         if plan.uploads:
-            with report.step("upload", len(plan.uploads)) as step:
-                uploaded = publish(
-                    plan, workspace.dist, index, keep_open=[lock], progress=step
-                )
-                step.summary = f"{len(uploaded)} files"
+            upload_step(plan, workspace, index, journal, lock=lock, report=report)
         else:
             report.line("upload   nothing: the index has every file, byte for byte")
-        when = record.proven_at(workspace.state, plan)
         if not prove:
             return Outcome(
-                plan=plan, uploaded=uploaded, verified="no", proven_before=False
+                plan=plan, uploaded=plan.uploads, verified="no", proven_before=False
             )
-        if when is not None and not uploaded:
+        when = record.proven_at(workspace.state, plan)
+        proven_before = when is not None and not plan.uploads
+        if proven_before:
             report.line(f"verify   not again: these bytes were proven here at {when}")
-            return Outcome(
-                plan=plan, uploaded=uploaded, verified=when, proven_before=True
-            )
-        everyone = subjects_on_index(workspace.packages, index)
-        subjects = planned_subjects(packages, plan)
-        prove_quickly(index, subjects, everyone, report)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        record.note(workspace.state, plan, now)
-        return Outcome(plan=plan, uploaded=uploaded, verified=now, proven_before=False)
-
-
-def planned_subjects(
-    packages: Sequence[Package], plan: Plan
-) -> tuple[verify.Subject, ...]:
-    """Return what is to be proven, with the planned hashes."""
-    return tuple(
-        verify.Subject(
-            name=package.name,
-            version=package.version,
-            extras=tuple(name for name, _ in package.extras),
-            sha256=frozenset(
-                f.expected for f in plan.files if f.package == package.name
-            ),
+        else:
+            when = prove_step(packages, plan, workspace, index, report)
+        published = {f.filename for f in plan.files}
+        for release in journal.half_done(index.url):
+            if published.issuperset(release.files):
+                journal.end(release.id)
+        return Outcome(
+            plan=plan,
+            uploaded=plan.uploads,
+            verified=str(when),
+            proven_before=proven_before,
         )
-        for package in packages
-    )
 
 
-def subjects_on_index(
-    packages: Sequence[Package], index: Index
-) -> tuple[verify.Subject, ...]:
-    """Return the packages of this checkout with the hashes the index has."""
-    there = index.files_of_all([p.name for p in packages], index.hosted)
-    return tuple(
-        verify.Subject(
-            name=package.name,
-            version=package.version,
-            extras=tuple(name for name, _ in package.extras),
-            sha256=frozenset(
-                index.sha256(package.name, f)
-                for f in there[package.name].values()
-                if str(version_of(f.filename)) == package.version
-            ),
-        )
-        for package in packages
-    )
-
-
-def prove_quickly(
+def upload_step(
+    plan: Plan,
+    workspace: Workspace,
     index: Index,
-    subjects: Sequence[verify.Subject],
-    everyone: Sequence[verify.Subject],
+    journal: Journal,
+    *,
+    lock: int,
     report: Report,
 ) -> None:
-    """Install and import every bare package with pip, resolve every extra."""
-    with report.step("listed") as step:
-        Retry(attempts=6, on=VerifyFailed, wait=0.5).call(
-            expect_in_group, index, subjects
-        )
-        step.summary = f"{sum(len(s.sha256) for s in subjects)} files in {index.group}"
-    with verify.proof(index, subjects, everyone) as place:
-        with report.step("install", len(subjects)) as step:
-            place.bare(step)
-            step.summary = f"{len(subjects)} packages by pip, imported"
-        with report.step("extras", sum(len(s.extras) for s in subjects)) as step:
-            count = place.resolve_extras(step)
-            tool = "uv" if verify.find_uv() else "pip"
-            step.summary = f"{count} extras resolved by {tool}"
-
-
-def expect_in_group(index: Index, subjects: Sequence[verify.Subject]) -> None:
-    """Return when the group offers every file with its hash.
-
-    Raises:
-        VerifyFailed: a file is missing in the group, or has another hash.
-    """
-    offered = index.files_of_all([s.name for s in subjects], index.group)
-    for subject in subjects:
-        files = [
-            f
-            for f in offered[subject.name].values()
-            if str(version_of(f.filename)) == subject.version
-        ]
-        hashes = {f.sha256 or index.sha256(subject.name, f) for f in files}
-        if hashes != subject.sha256:
-            raise VerifyFailed(
-                f"{index.group} offers other files of {subject.name} {subject.version} "
-                f"than {index.hosted} holds; is {index.hosted} the group's first member?"
-            )
-
-
-def verify_command(
-    workspace: Workspace,
-    settings: Settings,
-    names: Sequence[str],
-    report: Report,
-    installer: str | None,
-) -> tuple[verify.Subject, ...]:
-    """Install what is published, bare and with each extra, each in its own place.
-
-    Args:
-        workspace: its packages, at their present versions, are the default.
-        settings: where the index is.
-        names: `resilience` or `maestro-resilience==1.0.0`, any published version.
-        report: where progress goes.
-        installer: uv or pip; None takes uv where it is there.
-
-    Raises:
-        VerifyFailed: what is wrong with which package.
-        UsageFault: a version is not published.
-    """
-    installer = installer or ("uv" if verify.find_uv() else "pip")
-    if installer == "uv" and verify.find_uv() is None:
-        raise UsageFault("uv is not in this environment; use --installer pip")
-    with connected(settings, workspace, report) as (index, _):
-        wanted = wanted_versions(workspace, names)
-        subjects = tuple(published_subject(index, p, version) for p, version in wanted)
-        expect_in_group(index, subjects)
-        everyone = subjects_on_index(workspace.packages, index)
-        cases = sum(1 + len(s.extras) for s in subjects)
-        with (
-            verify.proof(index, subjects, everyone) as place,
-            report.step("verify", cases) as step,
-        ):
-            count = place.install_all(installer, step)
-            step.summary = (
-                f"{count} environments by {installer}, imported, commands asked"
-            )
-    return subjects
-
-
-def wanted_versions(
-    workspace: Workspace, names: Sequence[str]
-) -> list[tuple[Package, str]]:
-    """Return package and version for each name; all packages for none."""
-    if not names:
-        return [(p, p.version) for p in in_order(workspace.packages)]
-    found = []
-    for name in names:
-        bare, _, version = name.partition("==")
-        package = workspace.select([bare])[0]
-        found.append((package, version or package.version))
-    return found
-
-
-def published_subject(index: Index, package: Package, version: str) -> verify.Subject:
-    """Return a published version with the hashes and extras that the index has.
-
-    Raises:
-        UsageFault: the index has no such version.
-    """
-    files = index.files(package.name, index.hosted)
-    mine = [f for f in files.values() if str(version_of(f.filename)) == version]
-    if not mine:
-        there = sorted({str(version_of(name)) for name in files})
-        raise UsageFault(
-            f"{package.name} {version} is not published on {index.url}; "
-            f"there is {', '.join(there) or 'no version'}"
-        )
-    wheels = [f for f in mine if f.filename.endswith(".whl")]
-    extras = provided_extras(index.download(wheels[0])) if wheels else ()
-    return verify.Subject(
-        name=normalise(package.name),
-        version=version,
-        extras=extras,
-        sha256=frozenset(index.sha256(package.name, f) for f in mine),
+    """Note what is meant, upload it, and record it in the audit log."""
+    release = journal.begin(
+        index.url,
+        [
+            {"package": f.package, "version": f.version, "filename": f.filename}
+            for f in plan.uploads
+        ],
     )
+    with report.step("upload", len(plan.uploads)) as step:
+        publish(plan, workspace.dist, index, keep_open=[lock], progress=step)
+        step.summary = f"{len(plan.uploads)} files"
+    journal.note(release, "uploaded", files=[f.filename for f in plan.uploads])
+    for row in plan.packages:
+        files = {f.filename: f.sha256 for f in plan.uploads if f.package == row.name}
+        if files:
+            audit.record(
+                workspace.state,
+                "package.publish",
+                package=row.name,
+                version=row.version,
+                data={"index": index.url, "user": index.user, "files": files},
+            )
 
 
-def provided_extras(wheel: bytes) -> tuple[str, ...]:
-    """Return the extras that a wheel's metadata names."""
-    import io
-    import zipfile
-    from email.parser import HeaderParser
-
-    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-        name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
-        metadata = HeaderParser().parsestr(archive.read(name).decode("utf-8"))
-    return tuple(str(value) for value in metadata.get_all("Provides-Extra", []))
+def prove_step(
+    packages: Sequence[Package],
+    plan: Plan,
+    workspace: Workspace,
+    index: Index,
+    report: Report,
+) -> str:
+    """Prove the install, write the evidence; return when."""
+    brings = proving.prove_quickly(
+        index,
+        proving.planned_subjects(packages, plan),
+        proving.subjects_on_index(workspace.packages, index),
+        report,
+    )
+    with report.step("evidence") as step:
+        key = signing_key(workspace.state)
+        in_git = git.is_repository(workspace.root)
+        uploaded = {f.package for f in plan.uploads}
+        written = 0
+        for package in packages:
+            folder = evidence.folder_of(workspace.dist, package.name, package.version)
+            there = len(evidence.read_evidence(folder)) == len(evidence.NAMES)
+            if there and package.name not in uploaded:
+                continue
+            contents = evidence.write_evidence(
+                folder,
+                package,
+                [f for f in plan.files if f.package == package.name],
+                brings=brings[package.name],
+                commit=git.commit_of(workspace.root, package) if in_git else None,
+                index=index.url,
+                key=key,
+            )
+            written += 1
+            if index.raw:
+                for name, content in contents.items():
+                    index.put_raw(f"{package.name}/{package.version}/{name}", content)
+        step.summary = f"{written} signed statements with SBOM in dist/evidence"
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record.note(workspace.state, plan, now)
+    return now

@@ -41,7 +41,12 @@ class Subject:
     name: str
     version: str
     extras: tuple[str, ...]
-    sha256: frozenset[str]  # of its files
+    files: tuple[tuple[str, str], ...]  # file name and sha256
+
+    @property
+    def sha256(self) -> frozenset[str]:
+        """The hashes of its files."""
+        return frozenset(digest for _, digest in self.files)
 
     @property
     def module(self) -> str:
@@ -111,24 +116,37 @@ class Proof:
             self._smoke(python, subject, strict=False, scripts=False)
             progress(f"{subject.name} {subject.version} installed and imported")
 
-    def resolve_extras(self, progress: Callable[[str], None]) -> int:
-        """Let an installer resolve every extra through the group; return how many.
+    def resolve_extras(
+        self, progress: Callable[[str], None]
+    ) -> dict[str, list[Installed]]:
+        """Let an installer resolve every extra through the group.
+
+        Returns:
+            for each subject what its largest installation brings along.
 
         Raises:
             VerifyFailed: one has no solution, or a file of ours is not ours.
         """
-        pairs = [(s, extra) for s in self._subjects for extra in s.extras]
+        pairs: list[tuple[Subject, str | None]] = []
+        for subject in self._subjects:
+            pairs += [(subject, extra) for extra in subject.extras]
+            if "all" not in subject.extras:
+                pairs.append((subject, None))
         resolve = self._uv_resolve if find_uv() else self._pip_resolve
 
-        def one(pair: tuple[Subject, str]) -> str:
+        def one(pair: tuple[Subject, str | None]) -> list[Installed]:
             requirement = pair[0].requirement(pair[1])
-            self._check_origin(requirement, resolve(requirement))
-            return requirement
+            chosen = resolve(requirement)
+            self._check_origin(requirement, chosen)
+            return chosen
 
+        largest: dict[str, list[Installed]] = {}
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for requirement in pool.map(one, pairs):
-                progress(f"{requirement} resolved")
-        return len(pairs)
+            for pair, chosen in zip(pairs, pool.map(one, pairs), strict=True):
+                progress(f"{pair[0].requirement(pair[1])} resolved")
+                if pair[1] in {"all", None}:
+                    largest[pair[0].name] = chosen
+        return largest
 
     def install_all(self, installer: str, progress: Callable[[str], None]) -> int:
         """Install each subject, bare and with each extra, each in its own place.

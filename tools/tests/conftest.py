@@ -20,6 +20,8 @@ import pytest
 import requests
 from maestro_index import control
 from maestro_release import cli
+from maestro_release.index import open_index
+from maestro_release.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,6 +62,7 @@ class Checkout:
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)  # what a publication uploads
 
     def package(
         self,
@@ -116,6 +119,18 @@ class Checkout:
             code = cli.run([*arguments, "--root", str(self.root)])
         return Done(code, out.getvalue(), err.getvalue())
 
+    def listed(self) -> dict[str, str]:
+        """Return name and hash of every file in the hosted repository."""
+        settings = read_settings(self.root, environ=self.environment)
+        with contextlib.closing(open_index(settings, self.root)) as index:
+            names = [f"maestro-{p.name}" for p in (self.root / "packages").iterdir()]
+            found = index.files_of_all(names, index.hosted)
+            return {
+                file.filename: index.sha256(name, file)
+                for name, files in found.items()
+                for file in files.values()
+            }
+
     def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
         """Start the command in a process group of its own."""
         return subprocess.Popen(
@@ -142,6 +157,11 @@ def two(checkout: Checkout, passed: Path) -> Iterator[Checkout]:
     checkout.package("alpha", requires='"maestro-beta>=1"', extras=extras)
     code = '"""Beta."""\n\n__all__ = ["ANSWER"]\n\nANSWER = 42\n'
     checkout.package("beta", code=code)
+    checkout.files = {
+        f"maestro_{name}-1.0.0{end}"
+        for name in ("alpha", "beta")
+        for end in ("-py3-none-any.whl", ".tar.gz")
+    }
     mine = checkout.root / ".maestro" / "checked.json"
     mine.parent.mkdir()
     if passed.exists():
@@ -188,7 +208,7 @@ def handler_for(front: Front) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
-            self.pass_on(b"")
+            self.pass_on(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
 
         do_PUT = do_DELETE = do_GET  # noqa: N815  # names that http.server looks for
 

@@ -15,57 +15,39 @@ import pytest
 from maestro_index import control
 from maestro_release.lock import release_lock
 
-FILES = {
-    f"maestro_{name}-1.0.0{end}"
-    for name in ("alpha", "beta")
-    for end in ("-py3-none-any.whl", ".tar.gz")
-}
-
 
 def result(done):
     return json.loads(done.stdout)
-
-
-def listed(checkout):
-    """Return what the hosted repository lists, through pip's eyes."""
-    from maestro_release.index import open_index
-    from maestro_release.settings import read_settings
-
-    settings = read_settings(checkout.root, environ=checkout.environment)
-    with contextlib.closing(open_index(settings, checkout.root)) as index:
-        names = ["maestro-alpha", "maestro-beta"]
-        found = index.files_of_all(names, index.hosted)
-    return {name: f.sha256 for files in found.values() for name, f in files.items()}
 
 
 def test_publish_then_nothing_to_do_then_a_conflict(two):
     first = two.release("publish", "--json")
     assert first.returncode == 0, first.stderr
     value = result(first)
-    assert set(value["uploaded"]) == FILES
+    assert set(value["uploaded"]) == two.files
     assert value["proven_before"] is False
     assert [p["name"] for p in value["packages"]] == ["maestro-beta", "maestro-alpha"]
     assert first.stderr.startswith("index    the embedded index at http://127.0.0.1:")
-    assert listed(two) == {f["filename"]: f["sha256"] for f in value["files"]}
+    assert two.listed() == {f["filename"]: f["sha256"] for f in value["files"]}
 
     second = two.release("publish")
     assert second.returncode == 0
     assert "upload   nothing: the index has every file" in second.stdout
     assert "verify   not again" in second.stdout
 
-    before = listed(two)
+    before = two.listed()
     code = two.root / "packages/beta/maestro_beta/__init__.py"
     code.write_text(code.read_text(encoding="utf-8") + "# \n", encoding="utf-8")
     two.package("alpha", version="1.1.0")
     third = two.release("publish", "--json")
     assert third.returncode == 4
     differences = result(third)["differences"]
-    assert {d["filename"] for d in differences} == {f for f in FILES if "beta" in f}
+    assert {d["filename"] for d in differences} == {f for f in two.files if "beta" in f}
     assert {d["published"] for d in differences} <= set(before.values())
     for difference in differences:
         assert difference["built"] in third.stderr
         assert difference["published"] in third.stderr
-    assert listed(two) == before, "something was uploaded in spite of the conflict"
+    assert two.listed() == before, "something was uploaded in spite of the conflict"
     assert two.release("plan").returncode == 4
 
     # One changed file and a new version: exactly this package rises.
@@ -96,7 +78,7 @@ def test_a_dry_run_uploads_nothing_and_checks_all(two):
     assert done.returncode == 0
     assert len(result(done)["files"]) == 4
     assert result(done)["uploaded"] == []
-    assert listed(two) == {}
+    assert two.listed() == {}
 
 
 def test_verification_by_pip_alone(two):
@@ -143,7 +125,7 @@ def test_a_gate_stops_before_the_upload(checkout):
     done = checkout.release("publish")
     assert done.returncode == 1
     assert "points at an address" in done.stderr
-    assert listed(checkout) == {}
+    assert checkout.listed() == {}
 
 
 def test_a_readme_that_does_not_render_stops_before_the_upload(checkout):
@@ -155,7 +137,7 @@ def test_a_readme_that_does_not_render_stops_before_the_upload(checkout):
     done = checkout.release("publish")
     assert done.returncode == 1
     assert "twine:" in done.stderr
-    assert listed(checkout) == {}
+    assert checkout.listed() == {}
 
 
 def test_a_package_that_does_not_build_is_named(checkout):
@@ -178,7 +160,7 @@ def test_the_password_is_wrong(two, front):
     assert "does not accept the password of user 'deployer'" in done.stderr
     assert "MAESTRO_INDEX_PASSWORD" in done.stderr
     assert "a-wrong-secret" not in done.stdout + done.stderr
-    assert listed(two) == {}
+    assert two.listed() == {}
 
 
 def test_no_password_at_all(two, front):
@@ -246,7 +228,7 @@ def test_a_502_in_the_middle_is_survived(two, front):
     front.answer = lambda number: 502 if number == 2 else None
     done = two.release("publish", "--no-verify")
     assert done.returncode == 0, done.stderr
-    assert sorted(front.uploads) == sorted(FILES)
+    assert sorted(front.uploads) == sorted(two.files)
 
 
 def test_an_answer_that_got_lost_is_no_conflict(two, front):
@@ -254,7 +236,7 @@ def test_an_answer_that_got_lost_is_no_conflict(two, front):
     front.answer = lambda number: "lose" if number == 2 else None
     done = two.release("publish", "--no-verify")
     assert done.returncode == 0, done.stderr
-    assert set(listed(two)) == FILES
+    assert set(two.listed()) == two.files
 
 
 def test_an_index_that_stays_down_is_explained_and_the_next_run_goes_on(two, front):
@@ -264,7 +246,7 @@ def test_an_index_that_stays_down_is_explained_and_the_next_run_goes_on(two, fro
     assert "2 of 4 files are published, run the same command again" in done.stderr
     front.answer = lambda _: None
     assert two.release("publish", "--no-verify").returncode == 0
-    assert sorted(front.uploads) == sorted(FILES), "a file was sent twice"
+    assert sorted(front.uploads) == sorted(two.files), "a file was sent twice"
 
 
 def test_a_full_disk_on_the_index_is_explained(two, front):
@@ -274,7 +256,7 @@ def test_a_full_disk_on_the_index_is_explained(two, front):
     assert "no space left" in done.stderr
     front.answer = lambda _: None
     assert two.release("publish", "--no-verify").returncode == 0
-    assert sorted(front.uploads) == sorted(FILES)
+    assert sorted(front.uploads) == sorted(two.files)
 
 
 def test_a_server_that_stalls_is_given_up(two, front):
@@ -310,7 +292,7 @@ def test_kill_9_between_two_files_and_go_on(two, front, at):
     assert sent < 4
     done = two.release("publish", "--no-verify", "--json")
     assert done.returncode == 0, done.stderr
-    assert sorted(front.uploads) == sorted(FILES)
+    assert sorted(front.uploads) == sorted(two.files)
     assert len(result(done)["uploaded"]) == 4 - sent
 
 
@@ -336,7 +318,7 @@ def test_killed_alone_its_uploading_child_is_waited_for(two, front):
     rest, _ = second.communicate(timeout=60)
     process.communicate()
     assert second.returncode == 0, rest
-    assert sorted(front.uploads) == sorted(FILES)
+    assert sorted(front.uploads) == sorted(two.files)
 
 
 def wait_for_line(process, text):
@@ -347,7 +329,7 @@ def test_two_publishers_at_once(two, front):
     both = [two.start("publish", "--no-verify") for _ in range(2)]
     outputs = [process.communicate(timeout=90)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    assert sorted(front.uploads) == sorted(FILES)
+    assert sorted(front.uploads) == sorted(two.files)
     assert sum("upload   nothing" in text for text in outputs) == 1
 
 
@@ -367,7 +349,7 @@ def test_publishers_in_two_checkouts_meet_at_the_index(two, front, tmp_path_fact
     ]
     outputs = [process.communicate(timeout=90)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert set(listed(two)) == FILES
+    assert set(two.listed()) == two.files
 
 
 def test_interrupted_it_ends_with_130_and_no_trace(two, front):

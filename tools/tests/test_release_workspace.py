@@ -105,9 +105,7 @@ def test_order_follows_needs_and_extras_count():
 
 def test_a_circle_is_named():
     packages = (package("maestro-a", "maestro-b"), package("maestro-b", "maestro-a"))
-    with pytest.raises(
-        UsageFault, match=r"maestro-. -> maestro-. -> maestro-."
-    ):
+    with pytest.raises(UsageFault, match=r"maestro-. -> maestro-. -> maestro-."):
         in_order(packages)
 
 
