@@ -25,13 +25,15 @@ from maestro_resilience.errors import CircuitOpen, ConfigurationError, Rejected
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from maestro_resilience._checks import ExceptionTest
     from maestro_resilience._metrics import BreakerMetrics
     from maestro_resilience._runtime import Clock
+    from maestro_resilience._shared import Link
     from maestro_resilience._window import Window
     from maestro_resilience.events import Listener
+    from maestro_resilience.store import BreakerStore, SharedView
 
 
 class State(StrEnum):
@@ -158,7 +160,7 @@ class CircuitBreaker(Gate):
         record: ExceptionTest = Exception,
         ignore: ExceptionTest = (),
         on_result: Callable[[Any], bool] | None = None,
-        store: Any = None,
+        store: BreakerStore | None = None,
         clock: Clock | None = None,
         listeners: Iterable[Listener] = (),
     ) -> None:
@@ -207,9 +209,15 @@ class CircuitBreaker(Gate):
         self._until = 0.0
         self._open_s = self._open_for
         self._round: ProbeRound | None = None
-        self._shared: Any = None
+        self._shared: Link | None = None
+        if store is not None:
+            from maestro_resilience._shared import connect
+
+            self._shared = connect(self, store)
         # The window of this closed period; None whenever calls need the slow path.
         self._window: Window | None = self._new_window()
+        if self._shared is not None:
+            self._shared.ensure_thread()
         renew_after_fork(self)
 
     def _new_window(self) -> Window:
@@ -217,6 +225,8 @@ class CircuitBreaker(Gate):
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
+        if self._shared is not None:
+            self._shared.renew()
 
     # --- looking and steering -----------------------------------------------------
 
@@ -264,6 +274,22 @@ class CircuitBreaker(Gate):
                 self._open_s = self._open_for
             old = self._enter_state(new, cause)
         self._tell_change(old, new, cause)
+        if self._shared is not None and new in {CLOSED, ISOLATED}:
+            self._shared.steered(self, new.value, cause)
+
+    def _follow(self, view: SharedView) -> None:
+        """Take over the shared state, unless this breaker was switched off by hand."""
+        new = State(view.state)
+        with self._lock:
+            if self._state in {DISABLED, METRICS_ONLY}:
+                return
+            old = self._state
+            if old is not new or new is OPEN:
+                if new is CLOSED:
+                    self._open_s = self._open_for
+                self._enter_state(new, view.reason)
+                self._until = self._clock.monotonic() + view.left
+        self._tell_change(old, new, view.reason)
 
     # --- transitions: the caller holds the lock -------------------------------------
 
@@ -294,7 +320,13 @@ class CircuitBreaker(Gate):
         if self._state is OPEN:  # one read, no lock: rejections must be cheap
             left = self._until - self._clock.monotonic()
             if left > 0:
-                self._reject(left)
+                if self._listeners or SWITCH.listeners:
+                    self._reject(left)
+                raise CircuitOpen(self.name, left, OPEN, self._reason)
+        if self._shared is not None and self._state in {OPEN, HALF_OPEN}:
+            answer = self._shared.lease(self)
+            if answer is not None:
+                return self._admitted(answer)
         changed: State | None = None
         cause = "open time is over"
         with self._lock:
@@ -313,6 +345,23 @@ class CircuitBreaker(Gate):
             self._reject(wait)
         return token
 
+    def _admitted(self, answer: tuple[Any, float | None]) -> Any:
+        """Return the token of a probe that the store admitted, or what is due now."""
+        token, wait = answer
+        if token is not None:
+            return token
+        if self._window is not None:  # somebody else has closed it in the meantime
+            return self._window
+        return self._reject(wait)
+
+    async def _enter_async(self) -> Any:
+        if self._window is None and self._shared is not None:
+            import asyncio
+
+            # The store may block for its timeout; the event loop must not.
+            return await asyncio.to_thread(self._enter)
+        return self._enter()
+
     def _lease(self, now: float) -> tuple[Probe | None, float | None]:
         """Return a probe, or None and the seconds to wait; the caller holds the lock."""
         state = self._state
@@ -330,8 +379,8 @@ class CircuitBreaker(Gate):
             return probe, None
         return None, max(0.0, min(probe_round.leases.values()) - now)
 
-    def _reject(self, retry_after: float | None) -> None:
-        error = CircuitOpen(self.name, retry_after, self._state.value, self._reason)
+    def _reject(self, retry_after: float | None) -> NoReturn:
+        error = CircuitOpen(self.name, retry_after, self._state, self._reason)
         if self._listeners or SWITCH.listeners:
             tell(self, "CallRejected", error=error)
         raise error
@@ -370,6 +419,8 @@ class CircuitBreaker(Gate):
                 return
             old = self._enter_state(OPEN, cause)
         self._tell_change(old, OPEN, cause)
+        if self._shared is not None:
+            self._shared.tripped(self, cause)
 
     def _trip_cause(self, window: Window) -> str:
         calls, failures, slow = window.totals()

@@ -67,17 +67,28 @@ class CircuitOpen(Rejected):
     closed state. `retry_after` is None while it is isolated.
     """
 
-    def __init__(
-        self,
-        policy: str,
-        retry_after: float | None = None,
-        state: str = "open",
-        reason: str = "",
-    ) -> None:
-        self.policy = policy
-        self.retry_after = retry_after
-        self.state = state
-        self.reason = reason
+    # An open circuit makes many of these: nothing is taken apart until it is read.
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, policy: str, retry_after: float | None, state: str, reason: str
+        ) -> None: ...
+
+    else:
+        __init__ = Exception.__init__
+
+        policy = property(lambda self: self.args[0])
+        retry_after = property(lambda self: self.args[1])
+
+    @property
+    def state(self) -> str:
+        """The breaker's state, such as "open"."""
+        return str(self.args[2])
+
+    @property
+    def reason(self) -> str:
+        """Why the circuit is not closed."""
+        return str(self.args[3])
 
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason else ""

@@ -24,11 +24,13 @@ from maestro_resilience import _checks
 from maestro_resilience._policy import OPEN_GATE, Gate
 from maestro_resilience._runtime import SWITCH, SYSTEM, uniform
 from maestro_resilience.events import Event, subscribe
+from maestro_resilience.store import BreakerStore
 
 __all__ = [
     "FakeClock",
     "attempts",
     "capture",
+    "check_breaker_store",
     "disabled",
     "fake_clock",
     "inject",
@@ -188,3 +190,43 @@ class inject(Gate):  # noqa: N801 - reads as a setting: Pipeline(..., inject(rat
                 await self._clock.async_sleep(self._latency)
             self._raise()
         return OPEN_GATE
+
+
+def check_breaker_store(store: BreakerStore, wait: Callable[[float], object]) -> None:
+    """Check that a store keeps the promises of BreakerStore; raise AssertionError.
+
+    Args:
+        store: an empty one.
+        wait: lets so many seconds of the store's time pass.
+    """
+    first = store.load("a")
+    assert (first.version, first.state) == (0, "closed"), first
+    opened = store.change("a", 0, "open", 0.2, "test")
+    assert (opened.version, opened.state, opened.reason) == (1, "open", "test"), opened
+    assert 0.0 < opened.left < 0.201, opened
+    late = store.change("a", 0, "open", 99.0, "a stale version must change nothing")
+    assert (late.version, late.reason) == (1, "test"), late
+    assert store.load("b").state == "closed", "names must not share a record"
+    assert store.lease("a", "p0", 2, 5.0)[0] is False, "still open"
+    wait(0.25)
+    grants = [store.lease("a", f"p{i}", 2, 5.0)[0] for i in range(4)]
+    assert grants == [True, True, False, False], grants
+    store.report("a", "p0", "released", 2, 0.2)
+    assert store.lease("a", "p4", 2, 0.1)[0] is True, "a released slot is free"
+    assert store.report("a", "p9", "failed", 2, 0.2).state == "half_open", "no lease"
+    wait(0.15)
+    assert store.report("a", "p4", "failed", 2, 0.2).state == "half_open", "too late"
+    assert store.lease("a", "p5", 2, 5.0)[0] is True, "a lease ends by itself"
+    assert store.report("a", "p1", "ok", 2, 0.2).state == "half_open", "one of two"
+    assert store.lease("a", "p6", 2, 5.0)[0] is False, "a success keeps its place"
+    closed = store.report("a", "p5", "ok", 2, 0.2)
+    assert (closed.state, closed.left) == ("closed", 0.0), closed
+    store.change("a", closed.version, "open", 0.05, "again")
+    wait(0.1)
+    assert store.lease("a", "q0", 2, 5.0)[0] is True, "a new round starts empty"
+    failed = store.report("a", "q0", "failed", 2, 0.3)
+    assert failed.state == "open", failed
+    assert 0.1 < failed.left < 0.301, failed
+    isolated = store.change("a", None, "isolated", 0.0, "by hand")
+    assert isolated.version > failed.version, isolated
+    assert store.lease("a", "q1", 2, 5.0)[0] is False, "isolated admits nobody"
