@@ -2,6 +2,9 @@
 
 import os
 import random
+import subprocess
+import sys
+import time
 
 import pytest
 from maestro_yaml_config_parser import EditError, PathNotFoundError, load, loads
@@ -105,6 +108,34 @@ def test_a_file_is_saved_whole_or_not_at_all(tmp_path):
         e.set("a", 6)
         raise RuntimeError
     assert file.read_text(encoding="utf-8") == "a: 5\n"
+
+
+def test_a_killed_save_leaves_the_old_or_the_new_file(tmp_path):
+    """A process that saves without pause, killed five times at random."""
+    file = tmp_path / "a.yaml"
+    file.write_text("n: 0 # " + "x" * 200_000 + "\n", encoding="utf-8")
+    size = file.stat().st_size
+    code = (
+        "import sys, itertools\n"
+        "from maestro_yaml_config_parser import load\n"
+        "for i in itertools.count():\n"
+        "    with load(sys.argv[1]).edit() as e:\n"
+        "        e.set('n', 1 - e._data()['n'])\n"
+        "    print(i, flush=True)\n"
+    )
+    rng = random.Random(3)
+    for _ in range(5):
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-c", code, str(file)], stdout=subprocess.PIPE
+        )
+        for _ in range(rng.randrange(1, 8)):
+            assert child.stdout.readline()
+        time.sleep(rng.random() / 100)  # a random point of the next save
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        assert load(file)["n"] in (0, 1)
+        assert file.stat().st_size == size
 
 
 def _scalars(value, path=()):
