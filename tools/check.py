@@ -76,7 +76,10 @@ def deptry(folder: Path, module: str) -> list[str]:
     """Return the command that compares imports with declared dependencies."""
     inside = folder.relative_to(ROOT)
     config = str(inside / "pyproject.toml")
-    return ["deptry", str(inside / module), "--config", config, "--no-ansi"]
+    return [
+        *("deptry", str(inside / module), "--config", config, "--no-ansi"),
+        *("--known-first-party", module),
+    ]
 
 
 def hidden(path: Path) -> bool:

@@ -15,6 +15,16 @@ LARGER = {
     "service-registry": 120 * 1024,
     "orchestration-core": 120 * 1024,
 }
+# Over their limit today: these may shrink and not grow. The way down is to move
+# pages and exporters into distributions of their own.
+OVER = {
+    "audit-logger": 108 * 1024,
+    "resilience": 80 * 1024,
+    "service-registry": 140 * 1024,
+    "test-adapters": 100 * 1024,
+    "workflow-engine": 140 * 1024,
+    "yaml-config-parser": 76 * 1024,
+}
 
 
 def check_wheels(root: Path, folders: list[Path]) -> Iterator[Finding]:
@@ -36,6 +46,6 @@ def check_wheels(root: Path, folders: list[Path]) -> Iterator[Finding]:
                 yield Finding(path, f"does not build: {line['error']}")
                 continue
             size = Path(line["file"]).stat().st_size
-            limit = LARGER.get(folder.name, LIMIT)
+            limit = OVER.get(folder.name) or LARGER.get(folder.name, LIMIT)
             if size > limit:
                 yield Finding(path, f"wheel has {size} bytes; at most {limit}")
