@@ -30,11 +30,11 @@ def circuitbreaker():
 
 
 def aiobreaker():
-    import datetime
+    import datetime as dt
 
     import aiobreaker as m
 
-    return m.CircuitBreaker(5, datetime.timedelta(seconds=OPEN_S))
+    return m.CircuitBreaker(5, dt.timedelta(seconds=OPEN_S))
 
 
 def hyx():
@@ -72,8 +72,16 @@ def nopanic():
     return m.circuit_breaker(min_calls=5, reset_timeout=OPEN_S)
 
 
-LIBRARIES = [ours, pybreaker, circuitbreaker, aiobreaker, hyx, pyresilience, interlock,
-             nopanic]
+LIBRARIES = [
+    ours,
+    pybreaker,
+    circuitbreaker,
+    aiobreaker,
+    hyx,
+    pyresilience,
+    interlock,
+    nopanic,
+]
 ASYNC_ONLY = {aiobreaker, hyx}
 SYNC_ONLY = {pybreaker}
 

@@ -78,3 +78,19 @@ class deadline:  # noqa: N801 - used as `with deadline(5.0):`
         if self._token is not None:
             DEADLINE.reset(self._token)
             self._token = None
+
+    async def __aenter__(self) -> Self:
+        from maestro_resilience._timeout import Timeout, Watch
+
+        self._guard = Watch(Timeout(self.seconds, name="deadline"))
+        self._guard.enter()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._guard.leave(error):
+            raise DeadlineExceeded("deadline", self.seconds) from error

@@ -157,7 +157,7 @@ def _fuse_async(
 ) -> Function:
     from asyncio import current_task, get_running_loop
 
-    from maestro_resilience._watchdog import Entry
+    from maestro_resilience._watchdog import Entry, Watchdogs
 
     async def go_on(state: AttemptState) -> Any:
         if retry is None:
@@ -174,6 +174,9 @@ def _fuse_async(
     clock = next(p._clock for p in (breaker, retry, timeout, bulkhead, fallback) if p)
     policy_clock = clock if retry is None else retry._clock
     seconds = 0.0 if timeout is None else timeout.seconds
+    dogs = None
+    if timeout is not None:
+        dogs = timeout._dogs = timeout._dogs or Watchdogs()
 
     async def pipeline(*args: Any, **kwargs: Any) -> Any:
         if not SWITCH.plain or DEADLINE.get() is not None:
@@ -201,8 +204,12 @@ def _fuse_async(
             if timeout is not None:
                 loop = get_running_loop()
                 entry = Entry(current_task(loop), loop.time() + seconds)  # type: ignore[arg-type]  # inside a task
-                dog = timeout._dog(loop)
-                dog.watch(entry)
+                known, dog = dogs._last  # type: ignore[union-attr]  # made with the timeout
+                if known() is not loop:
+                    dog = timeout._dog(loop)
+                dog.pending[entry] = None
+                if not dog._armed:
+                    dog._arm(entry)
                 token = DEADLINE.set(timeout._clock.monotonic() + seconds)
             result = await fn(*args, **kwargs)
         except BaseException as error:

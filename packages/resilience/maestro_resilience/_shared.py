@@ -1,4 +1,3 @@
-# ruff: noqa: SLF001, ARG002 - the link is part of the breaker; the token interface
 """The link between a breaker and its store.
 
 A closed circuit never waits for the store: trips and reports are sent by one
@@ -123,7 +122,9 @@ class Link:
         else:
             self._answered(breaker, view)
 
-    def lease(self, breaker: CircuitBreaker) -> tuple[SharedProbe | None, float | None] | None:
+    def lease(
+        self, breaker: CircuitBreaker
+    ) -> tuple[SharedProbe | None, float | None] | None:
         """Ask to be a probe; None means that the store is away: decide alone."""
         if self._away and breaker._clock.monotonic() < self._away_until:
             return None

@@ -8,7 +8,6 @@ import threading
 import time
 
 import pytest
-
 from maestro_resilience import CircuitBreaker, CircuitOpen, State
 from maestro_resilience.redis import RedisBreakerStore
 from maestro_resilience.store import MemoryBreakerStore
@@ -222,7 +221,9 @@ def test_processes_share_a_trip_and_a_killed_prober_frees_its_slot(server, redis
         assert tripper.stdout.readline() == "tripped\n"
         assert prober.stdout.readline() == "seen\n"
         assert prober.stdout.readline() == "probing\n"
-        breaker = CircuitBreaker("shared", open_for=0.2, probe_lease=5, store=redis_store)
+        breaker = CircuitBreaker(
+            "shared", open_for=0.2, probe_lease=5, store=redis_store
+        )
         wait_until(lambda: breaker.state is State.HALF_OPEN)
         prober.kill()
 

@@ -134,6 +134,18 @@ def test_a_deadline_around_a_timeout_interrupts_its_call():
     asyncio.run(main())
 
 
+def test_an_async_deadline_interrupts_its_block():
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded):
+            async with deadline(SHORT):
+                await hang()
+        async with deadline(5):
+            assert time_remaining() == pytest.approx(5, abs=0.5)
+        assert time_remaining() is None
+
+    asyncio.run(main())
+
+
 def test_attempts_shrink_to_what_the_deadline_leaves():
     async def main() -> None:
         left = []
