@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--json", action="store_true", help="print JSON")
     journal = argparse.ArgumentParser(add_help=False)
     journal.add_argument(
-        "--journal", default="maestro-runs.db", help="the journal (default: %(default)s)"
+        "--journal",
+        default="maestro-runs.db",
+        help="the journal (default: %(default)s)",
     )
     target = argparse.ArgumentParser(add_help=False)
     target.add_argument("target")
@@ -99,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     engine = argparse.ArgumentParser(add_help=False)
     engine.add_argument("--executor", default="threads", help="default: %(default)s")
     engine.add_argument("--workers", type=int, help="steps at a time")
-    engine.add_argument("--policy", default="critical-path", help="default: %(default)s")
+    engine.add_argument(
+        "--policy", default="critical-path", help="default: %(default)s"
+    )
     one = argparse.ArgumentParser(add_help=False)
     one.add_argument("run")
     output = argparse.ArgumentParser(add_help=False)
@@ -128,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     plan = verb("plan", _plan, "forecast a run", target)
     plan.add_argument("--workers", default="1,2,4,8", help="default: %(default)s")
     plan.add_argument("--search", type=int, default=0, help="schedules to try")
-    plan.add_argument("--tiers", action="store_true", help="show each step's tier and why")
+    plan.add_argument(
+        "--tiers", action="store_true", help="show each step's tier and why"
+    )
     plan.add_argument("--journal", help="take durations from this journal")
     run = verb("run", _run, "run a workflow", target, engine, journal)
     run.add_argument("--run", help="a name for the run")
@@ -139,21 +145,31 @@ def _parser() -> argparse.ArgumentParser:
     verb("pause", _tell, "let a live run start nothing new", one, journal).set_defaults(
         message="pause"
     )
-    go_on = verb("continue", _continue, "go on after pause or a gate", one, engine, journal)
+    go_on = verb(
+        "continue", _continue, "go on after pause or a gate", one, engine, journal
+    )
     go_on.add_argument("--gate", action="append", default=[], help="the gate to pass")
     verb("cancel", _cancel, "stop a run", one, journal)
-    resume = verb("resume", _resume, "go on with a run that ended early", one, engine, journal)
-    resume.add_argument("--workflow", metavar="TARGET", help="if it cannot be found again")
+    resume = verb(
+        "resume", _resume, "go on with a run that ended early", one, engine, journal
+    )
+    resume.add_argument(
+        "--workflow", metavar="TARGET", help="if it cannot be found again"
+    )
     resume.add_argument("--accept-changes", action="store_true")
     for decision in ("retry", "skip", "fail"):
-        resume.add_argument(f"--{decision}", action="append", default=[], metavar="STEP")
+        resume.add_argument(
+            f"--{decision}", action="append", default=[], metavar="STEP"
+        )
     verb("trace", _trace, "write a trace for Perfetto", one, output, journal)
     verb("report", _report, "write a page with Gantt chart", one, output, journal)
     export = verb("export", _export, "write a run as JSON Lines", one, output, journal)
     del export
     load = verb("import", _import, "add a run that was exported", journal)
     load.add_argument("file")
-    compare = verb("compare", _compare, "show what changed between two runs", one, journal)
+    compare = verb(
+        "compare", _compare, "show what changed between two runs", one, journal
+    )
     compare.add_argument("other")
     serve = verb("worker", _worker, "run steps that an engine puts into Redis")
     serve.add_argument("--url", required=True, help="such as redis://127.0.0.1:6379/0")
@@ -251,7 +267,9 @@ def _plan(args: argparse.Namespace) -> int:
     if args.tiers:
         tiers = plan.tiers()
         text += "".join(f"\n{t.tier:>11}  {t.step}: {t.reason}" for t in tiers)
-        data["tiers"] = [{"step": t.step, "tier": t.tier, "reason": t.reason} for t in tiers]
+        data["tiers"] = [
+            {"step": t.step, "tier": t.tier, "reason": t.reason} for t in tiers
+        ]
     _print(args, data, text)
     return OK
 
@@ -286,8 +304,12 @@ def _status(args: argparse.Namespace) -> int:
     with _opened(args) as journal:
         if args.run is None:
             runs = journal.runs()
-            data = [{"run": r.id, "workflow": r.workflow, "state": r.state} for r in runs]
-            _print(args, data, "\n".join(f"{r.id}  {r.workflow}  {r.state}" for r in runs))
+            data = [
+                {"run": r.id, "workflow": r.workflow, "state": r.state} for r in runs
+            ]
+            _print(
+                args, data, "\n".join(f"{r.id}  {r.workflow}  {r.state}" for r in runs)
+            )
             return OK
         status = read_status(journal, args.run)
     if args.why:
@@ -316,7 +338,9 @@ def _tell(args: argparse.Namespace) -> int:
     with _opened(args) as journal:
         info = journal.info(args.run)
         if not info.live:
-            raise RunError(args.run, f"run {args.run!r} is not live, it is {info.state}")
+            raise RunError(
+                args.run, f"run {args.run!r} is not live, it is {info.state}"
+            )
         journal.tell(args.run, args.message)
     _print(args, {"told": args.message}, f"told {args.run} to {args.message}")
     return OK
@@ -333,7 +357,9 @@ def _continue(args: argparse.Namespace) -> int:
             _print(args, {"told": "continue"}, f"told {args.run} to go on")
             return OK
     if not args.gate and info.state == "waiting":
-        raise RunError(args.run, f"run {args.run!r} waits at a gate: name it with --gate")
+        raise RunError(
+            args.run, f"run {args.run!r} waits at a gate: name it with --gate"
+        )
     with _engine(args, journal=args.journal) as engine:
         return _ended(args, engine.resume(args.run, approve=args.gate))
 
@@ -374,7 +400,9 @@ def _trace(args: argparse.Namespace) -> int:
     from ._trace import chrome_trace
 
     with _opened(args) as journal:
-        return _write(args, json.dumps(chrome_trace(read_status(journal, args.run))) + "\n")
+        return _write(
+            args, json.dumps(chrome_trace(read_status(journal, args.run))) + "\n"
+        )
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -408,7 +436,10 @@ def _import(args: argparse.Namespace) -> int:
     from ._trace import import_lines
 
     try:
-        with Path(args.file).open(encoding="utf-8") as file, Journal(args.journal) as journal:
+        with (
+            Path(args.file).open(encoding="utf-8") as file,
+            Journal(args.journal) as journal,
+        ):
             run_id = import_lines(journal, file)
     except OSError as error:
         raise RunError("", f"{args.file} cannot be read: {error.strerror}") from error
@@ -425,10 +456,14 @@ def _compare(args: argparse.Namespace) -> int:
     before, after = metrics(one), metrics(other)
     rows = compare(one, other)
     lines = [f"{'':24} {args.run:>14} {args.other:>14}"]
-    for key in ("seconds", "work", "critical_seconds"):
-        lines.append(f"{key:24} {human(before[key]):>14} {human(after[key]):>14}")
-    for key in ("speedup", "use"):
-        lines.append(f"{key:24} {before[key]:>14.2f} {after[key]:>14.2f}")
+    lines += [
+        f"{key:24} {human(before[key]):>14} {human(after[key]):>14}"
+        for key in ("seconds", "work", "critical_seconds")
+    ]
+    lines += [
+        f"{key:24} {before[key]:>14.2f} {after[key]:>14.2f}"
+        for key in ("speedup", "use")
+    ]
     for row in rows[:20]:
         cells = [
             "-" if row[key] is None else human(row[key]) for key in ("before", "after")

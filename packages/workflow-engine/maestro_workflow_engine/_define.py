@@ -32,7 +32,7 @@ def _options(
     **rest: Any,
 ) -> dict[str, Any]:
     """Turn what users write into what a Spec holds."""
-    pools = dict(resources or {})
+    pools: dict[str, Any] = dict(resources or {})
     if pool is not None:
         pools[pool] = pools.get(pool, 0) + 1
     for name, amount in pools.items():
@@ -135,7 +135,7 @@ class Step:
             raise ValueError(f"expected a chunk of 1 or more, got {chunk!r}")
         if not isinstance(items, Ref | Text | Expression):
             items = list(items)
-        return workflow._add(  # noqa: SLF001 - one module, two views of the same thing
+        return workflow._add(
             self.spec, (), fixed, after, when, Mapping_(items, chunk, expect)
         )
 
@@ -261,7 +261,7 @@ def gate(name: str, *, after: Iterable[Ref] = (), when: Any = True) -> Any:
     workflow = _building.get()
     if workflow is None:
         raise TypeError(f"gate({name!r}) works inside a workflow only")
-    return workflow._add(Spec(name=name, kind="gate"), (), {}, after, when)  # noqa: SLF001
+    return workflow._add(Spec(name=name, kind="gate"), (), {}, after, when)
 
 
 @final
@@ -345,7 +345,7 @@ class Workflow:
             for value in kwargs.values():
                 self._collect(value, needs)
         if spec.argv:
-            args = spec.argv if not args else args
+            args = args or spec.argv
             args = tuple(self._late(value, needs) for value in args)
         if mapping is not None:
             self._collect(mapping.items, needs)
@@ -450,10 +450,10 @@ class Workflow:
                 raise DefinitionError(
                     [Problem(where=self.name, message=f"step {name!r} exists twice")]
                 )
-            moved = moved(node, shift, prefix)
-            moved.name = name
+            copy = moved(node, shift, prefix)
+            copy.name = name
             self.index[name] = len(self.nodes)
-            self.nodes.append(moved)
+            self.nodes.append(copy)
         self.pools.update({k: v for k, v in other.pools.items() if k not in self.pools})
 
     def graph(self) -> Graph:
@@ -497,7 +497,9 @@ class Workflow:
         return build(document, params or {})
 
     @classmethod
-    def load(cls, path: str | Path, params: Mapping[str, Any] | None = None) -> Workflow:
+    def load(
+        cls, path: str | Path, params: Mapping[str, Any] | None = None
+    ) -> Workflow:
         """Build a workflow from a JSON file, or a YAML file with the extra `yaml`."""
         from ._document import load
 
@@ -543,7 +545,7 @@ class Template:
         function: Callable[..., Any],
         name: str | None,
         pools: Mapping[str, int] | None,
-        barriers: bool,
+        barriers: bool,  # noqa: FBT001 - private
     ) -> None:
         self.function = function
         self.name = name or function.__name__
@@ -559,16 +561,18 @@ class Template:
         outer = _building.get()
         if outer is None:
             return self.build(*args, **params)
-        outer.pools.update({k: v for k, v in self.pools.items() if k not in outer.pools})
-        prefix = outer._prefix  # noqa: SLF001 - one module
-        count = outer._taken.get(f"{prefix}{self.name}/", 0) + 1  # noqa: SLF001
-        outer._taken[f"{prefix}{self.name}/"] = count  # noqa: SLF001
+        outer.pools.update(
+            {k: v for k, v in self.pools.items() if k not in outer.pools}
+        )
+        prefix = outer._prefix
+        count = outer._taken.get(f"{prefix}{self.name}/", 0) + 1
+        outer._taken[f"{prefix}{self.name}/"] = count
         own = self.name if count == 1 else f"{self.name}-{count}"
-        outer._prefix = f"{prefix}{own}/"  # noqa: SLF001
+        outer._prefix = f"{prefix}{own}/"
         try:
             return self.function(*args, **params)
         finally:
-            outer._prefix = prefix  # noqa: SLF001
+            outer._prefix = prefix
 
     def build(self, *args: Any, **params: Any) -> Workflow:
         """Return the workflow for these parameters.
@@ -578,7 +582,10 @@ class Template:
         """
         bound = self._bind(args, params)
         built = Workflow(
-            self.name, pools=self.pools, params=dict(bound.arguments), source=self.source
+            self.name,
+            pools=self.pools,
+            params=dict(bound.arguments),
+            source=self.source,
         )
         with built:
             self.function(*bound.args, **bound.kwargs)
@@ -683,7 +690,14 @@ def check_type(where: str, name: str, value: Any, annotation: Any) -> None:
 
 def from_text(where: str, name: str, text: str, annotation: Any) -> Any:
     """Turn one text of a command line into a value of a simple annotation."""
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    words = {
+        "true": True,
+        "yes": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "0": False,
+    }
     try:
         if annotation is bool:
             return words[text.lower()]

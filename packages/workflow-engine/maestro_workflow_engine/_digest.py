@@ -74,7 +74,9 @@ def cache_key(spec: Spec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     """
     given = {name: value for name, value in kwargs.items() if name != "ctx"}
     text = json.dumps([list(args), given], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(f"{spec.name}\0{spec_digest(spec)}\0{text}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{spec.name}\0{spec_digest(spec)}\0{text}".encode()
+    ).hexdigest()
 
 
 def canonical(value: Any) -> str:

@@ -55,7 +55,9 @@ class Dispatcher:
     def __len__(self) -> int:
         return len(self._plain.heap) if self._simple else self._size
 
-    def push(self, index: int, priority: float, needs: Needs = (), group: int = 0) -> None:
+    def push(
+        self, index: int, priority: float, needs: Needs = (), group: int = 0
+    ) -> None:
         """Add a ready step; a higher priority starts first, then the older step."""
         if self._simple and not needs and not group:
             heappush(self._plain.heap, (-priority, index))

@@ -110,7 +110,9 @@ class _Builder:
     def build(self, given: Mapping[str, Any]) -> Workflow:
         doc = self.document
         if not isinstance(doc, dict):
-            self.wrong("$", f"expected a mapping with workflow and steps, got {doc!r:.60}")
+            self.wrong(
+                "$", f"expected a mapping with workflow and steps, got {doc!r:.60}"
+            )
             raise DefinitionError(self.problems)
         self.known("$", doc, _TOP)
         name = doc.get("workflow")
@@ -128,7 +130,9 @@ class _Builder:
             raise DefinitionError(self.problems)
         return workflow.with_barriers() if doc.get("barriers") else workflow
 
-    def known(self, where: str, mapping: Mapping[Any, Any], keys: tuple[str, ...]) -> None:
+    def known(
+        self, where: str, mapping: Mapping[Any, Any], keys: tuple[str, ...]
+    ) -> None:
         for key in mapping:
             if key not in keys:
                 hint = did_you_mean(str(key), keys) or f"; there is {', '.join(keys)}"
@@ -196,7 +200,10 @@ class _Builder:
         where = f"$.steps.{name}"
         fallback = Spec(name=name, kind="barrier")
         if not isinstance(step, dict):
-            self.wrong(where, f"expected a mapping such as {{call: 'module:function'}}, got {step!r:.60}")
+            self.wrong(
+                where,
+                f"expected a mapping such as {{call: 'module:function'}}, got {step!r:.60}",
+            )
             return fallback
         self.known(where, step, _STEP)
         kinds = [key for key in _KINDS if key in step]
@@ -232,12 +239,16 @@ class _Builder:
                 elif key == "compensate":
                     if value not in specs:
                         hint = did_you_mean(str(value), self.document["steps"])
-                        self.wrong(f"{where}.{key}", f"there is no step {value!r}{hint}")
+                        self.wrong(
+                            f"{where}.{key}", f"there is no step {value!r}{hint}"
+                        )
                         continue
                     given["compensate_spec"] = specs[value]
                     continue
                 elif key == "run_on" and value not in ("success", "failure", "always"):
-                    raise ValueError(f"expected success, failure or always, got {value!r}")
+                    raise ValueError(
+                        f"expected success, failure or always, got {value!r}"
+                    )
                 elif key in ("cache", "once") and not isinstance(value, bool):
                     raise ValueError(f"expected true or false, got {value!r}")
                 _options(**{key: value})
@@ -269,7 +280,10 @@ class _Builder:
             env = {}
         capture = step.get("capture", "text")
         if capture not in ("text", "lines", "json", "none"):
-            self.wrong(f"{where}.capture", f"expected text, lines, json or none, got {capture!r}")
+            self.wrong(
+                f"{where}.capture",
+                f"expected text, lines, json or none, got {capture!r}",
+            )
         return Spec(
             name=name,
             kind="command",
@@ -324,7 +338,9 @@ class _Builder:
         needs: dict[int, None] = {}
         kwargs = self.filled(f"{where}.with", step.get("with") or {})
         if not isinstance(kwargs, dict):
-            self.wrong(f"{where}.with", f"expected arguments by name, got {kwargs!r:.60}")
+            self.wrong(
+                f"{where}.with", f"expected arguments by name, got {kwargs!r:.60}"
+            )
             kwargs = {}
         args = spec.argv if spec.kind == "command" else ()
         mapping = None
@@ -348,7 +364,9 @@ class _Builder:
                 found[self.index[str(name)]] = None
         return found
 
-    def condition(self, where: str, step: Mapping[str, Any], order: dict[int, None]) -> Any:
+    def condition(
+        self, where: str, step: Mapping[str, Any], order: dict[int, None]
+    ) -> Any:
         when = step.get("when", True)
         if not isinstance(when, str):
             return when

@@ -14,7 +14,7 @@ FORMATS = ("mermaid", "dot", "svg")
 _WIDE, _HIGH, _GAP_X, _GAP_Y = 150, 34, 46, 16
 
 
-def draw(workflow: Workflow, format: str = "mermaid") -> str:  # noqa: A002 - the word
+def draw(workflow: Workflow, format: str = "mermaid") -> str:
     """Return the graph in one of the formats; the critical path is marked."""
     drawers = {"mermaid": _mermaid, "dot": _dot, "svg": _svg}
     return drawers[format](workflow)
@@ -68,14 +68,14 @@ def _svg(workflow: Workflow) -> str:
     for level in levels(workflow.graph()):
         row = rows.get(level, 0)
         rows[level] = row + 1
-        places.append(
-            (12 + level * (_WIDE + _GAP_X), 12 + row * (_HIGH + _GAP_Y))
-        )
+        places.append((12 + level * (_WIDE + _GAP_X), 12 + row * (_HIGH + _GAP_Y)))
     width = 24 + max(rows, default=0) * (_WIDE + _GAP_X) + _WIDE
     height = 24 + max(rows.values(), default=1) * (_HIGH + _GAP_Y)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+            f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
+        ),
         f"<title>{escape(workflow.name)}</title>",
     ]
     for index, node in enumerate(workflow.nodes):

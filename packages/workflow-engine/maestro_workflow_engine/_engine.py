@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 from . import _model as m
 from ._define import Template, Workflow
@@ -160,7 +160,9 @@ class Run:
             raise next(iter(errors.values()))
         if self.state != "succeeded":
             gates = f" at {', '.join(self.waiting)}" if self.waiting else ""
-            raise RunNotFinishedError(self.id, f"run {self.id!r} is {self.state}{gates}")
+            raise RunNotFinishedError(
+                self.id, f"run {self.id!r} is {self.state}{gates}"
+            )
         return self
 
     def __repr__(self) -> str:
@@ -185,7 +187,7 @@ class RunHandle:
     def _run(self, work: Callable[[], Run]) -> None:
         try:
             self._result = work()
-        except BaseException as error:  # noqa: BLE001 - raised again in wait()
+        except BaseException as error:
             self._error = error
 
     @property
@@ -229,9 +231,7 @@ class RunHandle:
         """Let the run pass a gate."""
         self._scheduler.inbox.put(("approve", gate))
 
-    def add(
-        self, workflow: Workflow | Template, *, prefix: str, **params: Any
-    ) -> None:
+    def add(self, workflow: Workflow | Template, *, prefix: str, **params: Any) -> None:
         """Add a workflow's steps to the run, named `prefix/step`.
 
         The engine's policy decides how they share the workers with the others.
@@ -276,7 +276,9 @@ class WorkflowEngine:
                 f"{did_you_mean(policy, POLICIES)}"
             )
         self._executor, self.workers = _executor(executor, workers)
-        self.executor_name = executor if isinstance(executor, str) else type(executor).__name__
+        self.executor_name = (
+            executor if isinstance(executor, str) else type(executor).__name__
+        )
         self.policy: Policy = policy
         self.pools = dict(pools or {})
         self.on_event = on_event
@@ -285,7 +287,9 @@ class WorkflowEngine:
         self._cache: dict[str, Any] = {}
         self.journal = self._journal(journal)
 
-    def _journal(self, journal: Journal | str | os.PathLike[str] | None) -> Journal | None:
+    def _journal(
+        self, journal: Journal | str | os.PathLike[str] | None
+    ) -> Journal | None:
         if journal is None:
             return None
         from ._journal import Journal
@@ -347,7 +351,9 @@ class WorkflowEngine:
             DefinitionError: the workflow is not valid.
             JournalError: the journal cannot be written; nothing unwritten was started.
         """
-        scheduler, info = self._prepare(_built(workflow, params), run_id, plan, stay=False)
+        scheduler, info = self._prepare(
+            _built(workflow, params), run_id, plan, stay=False
+        )
         return self._drive(scheduler, info)
 
     def start(
@@ -360,7 +366,9 @@ class WorkflowEngine:
         **params: Any,
     ) -> RunHandle:
         """Run a workflow in the background; gates wait for `RunHandle.approve`."""
-        scheduler, info = self._prepare(_built(workflow, params), run_id, plan, stay=True)
+        scheduler, info = self._prepare(
+            _built(workflow, params), run_id, plan, stay=True
+        )
         return RunHandle(scheduler, lambda: self._drive(scheduler, info))
 
     def resume(
@@ -398,12 +406,16 @@ class WorkflowEngine:
         built.pools.update(self.pools)
         built.validate()
         if info.state == "succeeded":
-            raise RunError(run_id, f"run {run_id!r} has succeeded; nothing is left to do")
+            raise RunError(
+                run_id, f"run {run_id!r} has succeeded; nothing is left to do"
+            )
         shape = self._compare(journal, info, built, accept_changes=accept_changes)
         past = journal.past(info.key)
         _decide(info.id, built, past, retry=retry, skip=skip, fail=fail)
         info = journal.take_over(run_id, shape)
-        past = journal.past(info.key)  # again: now nobody else adds to it
+        if journal.last_event(info.key) != past.last:
+            # Its owner ended between our look and our taking it over.
+            past = journal.past(info.key)
         decisions = {**dict.fromkeys(skip, "skip"), **dict.fromkeys(fail, "fail")}
         self._write_decisions(journal, info, past, decisions, retry)
         scheduler = self._scheduler(
@@ -427,7 +439,17 @@ class WorkflowEngine:
         journal.commit(
             info,
             [
-                (info.key, step, past.tries.get(step, 0), kind, now, None, None, None, note)
+                (
+                    info.key,
+                    step,
+                    past.tries.get(step, 0),
+                    kind,
+                    now,
+                    None,
+                    None,
+                    None,
+                    note,
+                )
                 for kind, step, note in rows
             ],
         )
@@ -552,7 +574,9 @@ class WorkflowEngine:
             main = self._executor_of(Spec(name=""))
             from ._executors._aio import AsyncExecutor
 
-            return main if isinstance(main, AsyncExecutor) else AsyncExecutor(self.workers)
+            return (
+                main if isinstance(main, AsyncExecutor) else AsyncExecutor(self.workers)
+            )
         if kind == "command":
             from ._executors._command import CommandExecutor
 
@@ -594,8 +618,9 @@ def _executor(
             )
         count = workers or int(number or (1 if name == "inline" else 4))
         return name, 1 if name == "inline" else max(1, count)
-    if hasattr(executor, "start"):
-        return executor, workers or executor.slots
+    if not hasattr(executor, "submit") or hasattr(executor, "start"):
+        own = cast("StepExecutor", executor)
+        return own, workers or own.slots
     from ._executors._futures import FuturesExecutor
 
     count = workers or getattr(executor, "_max_workers", None) or 4
@@ -669,7 +694,9 @@ def find_target(target: str) -> Template | Workflow | Path:
         raise DefinitionError([Problem(where=target, message=str(error))]) from error
     found = getattr(module, name, None)
     if not isinstance(found, Template | Workflow):
-        known = [n for n, v in vars(module).items() if isinstance(v, Template | Workflow)]
+        known = [
+            n for n, v in vars(module).items() if isinstance(v, Template | Workflow)
+        ]
         raise DefinitionError(
             [
                 Problem(
@@ -686,7 +713,9 @@ def _storable(params: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return dict(json.loads(json.dumps(dict(params))))
     except (TypeError, ValueError) as error:
-        raise RunError("", f"the parameters cannot be kept in a journal: {error}") from None
+        raise RunError(
+            "", f"the parameters cannot be kept in a journal: {error}"
+        ) from None
 
 
 def _decide(
@@ -700,7 +729,12 @@ def _decide(
             raise RunError(
                 run_id, f"there is no step {name!r}{did_you_mean(name, built.index)}"
             )
-    decided = {*retry, *skip, *fail, *(s for s, d in past.decided.items() if d != "retry")}
+    decided = {
+        *retry,
+        *skip,
+        *fail,
+        *(s for s, d in past.decided.items() if d != "retry"),
+    }
     open_ones = []
     for name in past.interrupted:
         index = built.index.get(name, built.index.get(name.partition("[")[0]))

@@ -72,8 +72,7 @@ def levels(graph: Graph) -> list[int]:
     for index in graph.order:
         after = level[index] + 1
         for other in graph.successors[index]:
-            if level[other] < after:
-                level[other] = after
+            level[other] = max(level[other], after)
     return level
 
 
@@ -90,8 +89,7 @@ def bottom_levels(graph: Graph, durations: Sequence[float]) -> list[float]:
         if after:
             longest = 0.0
             for other in after:
-                if found[other] > longest:
-                    longest = found[other]
+                longest = max(longest, found[other])
             found[index] += longest
     return found
 
@@ -121,9 +119,7 @@ def with_barriers(workflow: Workflow) -> Workflow:
         source=workflow.source,
     )
     tiered.nodes = [
-        Node(
-            n.name, n.spec, n.args, n.kwargs, n.needs, n.after, n.when, n.mapping
-        )
+        Node(n.name, n.spec, n.args, n.kwargs, n.needs, n.after, n.when, n.mapping)
         for n in workflow.nodes
     ]
     tiered.index = dict(workflow.index)

@@ -136,6 +136,7 @@ class Shape:
 class Past:
     """What a run's events say, as far as a resume cares."""
 
+    last: int
     succeeded: dict[str, str]  # step to encoded result
     tries: dict[str, int]  # step to the number of its latest attempt
     interrupted: list[str]
@@ -312,7 +313,8 @@ class Journal:
                     )  # fmt: skip
             except sqlite3.IntegrityError:
                 raise JournalError(
-                    self.path, f"run {run_id!r} exists already; resume it or choose another name"
+                    self.path,
+                    f"run {run_id!r} exists already; resume it or choose another name",
                 ) from None
         return self.info(run_id)
 
@@ -354,7 +356,9 @@ class Journal:
     def shape(self, key: int) -> Shape:
         """Return the steps of a run as they were defined."""
         with translated(self.path):
-            row = self._db.execute("SELECT steps FROM run WHERE key=?", (key,)).fetchone()
+            row = self._db.execute(
+                "SELECT steps FROM run WHERE key=?", (key,)
+            ).fetchone()
         return Shape.unpack(row[0])
 
     def take_over(self, run_id: str, shape: Shape | None = None) -> RunInfo:
@@ -399,6 +403,7 @@ class Journal:
 
     def past(self, key: int) -> Past:
         """Fold a run's events into what a resume has to know."""
+        last = self.last_event(key)
         with translated(self.path):
             db = self._db
             # One query a question: each result becomes a dict without a Python loop.
@@ -431,6 +436,7 @@ class Journal:
             if ended.get(step) != tries[step]
         ]
         return Past(
+            last=last,
             succeeded=succeeded,
             tries=tries,
             interrupted=sorted(interrupted),
@@ -439,6 +445,14 @@ class Journal:
             compensating=any(kind == "compensating" for _, kind, _ in others),
             added=[str(note) for _, kind, note in others if kind == "added"],
         )
+
+    def last_event(self, key: int) -> int:
+        """Return the number of a run's latest event."""
+        with translated(self.path):
+            row = self._db.execute(
+                "SELECT coalesce(max(seq),0) FROM event WHERE run=?", (key,)
+            ).fetchone()
+        return int(row[0])
 
     def commit(self, info: RunInfo, rows: Sequence[Row]) -> None:
         """Add a turn's events in one transaction, unless the run has a new owner."""
@@ -661,5 +675,3 @@ class Heartbeat:
         """Stop and wait for the thread."""
         self._stop.set()
         self._thread.join()
-
-

@@ -48,7 +48,7 @@ def seconds(value: float | str) -> float:
         ValueError: the text is no duration, or it is negative.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"expected a duration such as 90 or '1m30s', got {value!r}")
+        raise ValueError(f"expected a duration such as 90 or '1m30s', got {value!r}")  # noqa: TRY004 - one class for callers to catch
     if isinstance(value, int | float):
         if not 0 <= value < float("inf"):
             raise ValueError(f"expected a duration of 0 or more, got {value!r}")
@@ -190,7 +190,7 @@ class Node:
         kwargs: dict[str, Any] | None = None,
         needs: tuple[int, ...] = (),
         after: tuple[int, ...] = (),
-        when: Any = True,
+        when: Any = True,  # noqa: FBT002 - private
         mapping: Mapping_ | None = None,
     ) -> None:
         self.name = name
@@ -248,7 +248,7 @@ class Attempt:
         spec: Spec,
         args: Sequence[Any],
         kwargs: dict[str, Any],
-        chunked: bool,
+        chunked: bool,  # noqa: FBT001 - private
         epoch: int = 0,
     ) -> None:
         self.run_id = run_id

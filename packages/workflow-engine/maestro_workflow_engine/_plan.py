@@ -167,7 +167,7 @@ def tasks_of(
     maps: list[int] = []
     for index, node in enumerate(nodes):
         spec = node.spec
-        if spec.kind == "gate" or spec.kind == "barrier":
+        if spec.kind in {"gate", "barrier"}:
             times.append(0.0)
             instant.append(index)
             continue
@@ -222,7 +222,8 @@ def make_plan(
     """Check the workflow and return its plan for these numbers of workers."""
     counts = (workers,) if isinstance(workers, int) else tuple(workers)
     for count in counts:
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        given: object = count
+        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
             raise ValueError(f"expected 1 or more workers, got {count!r}")
     workflow.validate()
     tasks, sources = tasks_of(workflow, durations)
@@ -352,13 +353,17 @@ class Plan:
             last, length = last + 1, shorter
         return last
 
-    def gains(self, workers: int, *, off: float = 0.1, top: int = 5) -> dict[str, float]:
+    def gains(
+        self, workers: int, *, off: float = 0.1, top: int = 5
+    ) -> dict[str, float]:
         """Return the seconds that a run gains when a step takes `off` less time.
 
         Looks at the steps of the critical path, longest first.
         """
         tasks = self._tasks
-        path = [i for i in critical_path(tasks.graph, tasks.bottom) if tasks.durations[i]]
+        path = [
+            i for i in critical_path(tasks.graph, tasks.bottom) if tasks.durations[i]
+        ]
         path.sort(key=lambda i: -tasks.durations[i])
         before = simulate(tasks, tasks.bottom, workers)
         found: dict[str, float] = {}
@@ -369,7 +374,9 @@ class Plan:
                 graph=tasks.graph, names=tasks.names, durations=times,
                 needs=tasks.needs, instant=tasks.instant, pools=tasks.pools,
             )  # fmt: skip
-            found[tasks.names[index]] = before - simulate(faster, faster.bottom, workers)
+            found[tasks.names[index]] = before - simulate(
+                faster, faster.bottom, workers
+            )
         return found
 
     def tiers(self) -> tuple[TierRule, ...]:
@@ -418,19 +425,21 @@ class Plan:
         sources = ", ".join(f"{n} {name}" for name, n in self.sources.items() if n)
         useful = self.useful_workers
         lines = [
-            f"{self.workflow}: {len(self)} steps in {len(self.levels)} levels, "
-            f"work {human(self.work)} (durations: {sources or 'none'})",
+            (
+                f"{self.workflow}: {len(self)} steps in {len(self.levels)} levels, "
+                f"work {human(self.work)} (durations: {sources or 'none'})"
+            ),
             f"critical path {human(self.critical_seconds)}: {' -> '.join(shown)}",
             "",
             "workers  waves  by waves           event-driven        lower bound",
         ]
-        for row in self.rows:
-            lines.append(
-                f"{row.workers:>7}  {row.waves:>5}  "
-                f"{human(row.wave_seconds):>9} {row.wave_speedup:>5.1f}x    "
-                f"{human(row.seconds):>9} {row.speedup:>5.1f}x    "
-                f"{human(row.bound):>9}"
-            )
+        lines += [
+            f"{row.workers:>7}  {row.waves:>5}  "
+            f"{human(row.wave_seconds):>9} {row.wave_speedup:>5.1f}x    "
+            f"{human(row.seconds):>9} {row.speedup:>5.1f}x    "
+            f"{human(row.bound):>9}"
+            for row in self.rows
+        ]
         lines += ["", f"more than {useful} worker{'s' * (useful != 1)} gain little"]
         return "\n".join(lines)
 

@@ -45,7 +45,9 @@ def picture(status: RunStatus, out: TextIO) -> Callable[[bool], None]:
 def _draw(status: RunStatus, height: int) -> Group:
     now = time.time()
     counts = status.counts
-    done = sum(counts.get(s, 0) for s in ("succeeded", "skipped", "cancelled", "failed"))
+    done = sum(
+        counts.get(s, 0) for s in ("succeeded", "skipped", "cancelled", "failed")
+    )
     head = Text.assemble(
         (status.info.workflow, "bold"),
         f"  {status.info.id}  ",

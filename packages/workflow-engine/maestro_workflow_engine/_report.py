@@ -53,8 +53,10 @@ def report_page(status: RunStatus) -> str:
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
             f"<h1>{escape(status.info.workflow)}</h1>",
-            f'<p class="sub">run {escape(status.info.id)}, executor '
-            f"{escape(status.info.executor)}</p><dl>",
+            (
+                f'<p class="sub">run {escape(status.info.id)}, executor '
+                f"{escape(status.info.executor)}</p><dl>"
+            ),
             *(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in cards.items()),
             "</dl><h2>Steps over time</h2>",
             _gantt(status, set(path)),
@@ -85,10 +87,14 @@ def _gantt(status: RunStatus, path: set[str]) -> str:
     begin, scale = _scale(status)
     height = lanes * _LANE + 24
     parts = [
-        f'<svg id="gantt" viewBox="0 0 {_WIDTH:g} {height}" role="img" '
-        'font-family="system-ui,sans-serif" font-size="11">'
+        (
+            f'<svg id="gantt" viewBox="0 0 {_WIDTH:g} {height}" role="img" '
+            'font-family="system-ui,sans-serif" font-size="11">'
+        )
     ]
-    parts += [_bar(step, lane, begin, scale, step.name in path) for step, lane in placed]
+    parts += [
+        _bar(step, lane, begin, scale, step.name in path) for step, lane in placed
+    ]
     for tenth in range(0, 11, 2):
         x = _WIDTH * tenth / 10
         anchor = "start" if not tenth else "end" if tenth == 10 else "middle"
@@ -98,7 +104,11 @@ def _gantt(status: RunStatus, path: set[str]) -> str:
             f'text-anchor="{anchor}">{label}</text>'
         )
     parts.append("</svg>")
-    keys = {"succeeded": "#3b82f6", "on the critical path": "#c2410c", "failed": "#dc2626"}
+    keys = {
+        "succeeded": "#3b82f6",
+        "on the critical path": "#c2410c",
+        "failed": "#dc2626",
+    }
     parts.append('<p class="key">')
     parts += [f'<span style="background:{c}"></span>{name}' for name, c in keys.items()]
     if left_out > 0:
@@ -106,7 +116,13 @@ def _gantt(status: RunStatus, path: set[str]) -> str:
     return "".join([*parts, "</p>"])
 
 
-def _bar(step: StepStatus, lane: int, begin: float, scale: float, critical: bool) -> str:  # noqa: FBT001 - private
+def _bar(
+    step: StepStatus,
+    lane: int,
+    begin: float,
+    scale: float,
+    critical: bool,  # noqa: FBT001 - private
+) -> str:
     x, width = (step.started - begin) * scale, max(step.seconds * scale, 0.6)
     colour = "#c2410c" if critical and step.state == "succeeded" else ""
     colour = colour or _COLOURS.get(step.state, "#94a3b8")
@@ -115,9 +131,7 @@ def _bar(step: StepStatus, lane: int, begin: float, scale: float, critical: bool
     room = int(width / 6.4)
     if room >= 3:
         name = step.name if len(step.name) <= room else step.name[: room - 1] + "…"
-        label = (
-            f'<text x="{x + 4:.1f}" y="{lane * _LANE + 14}" fill="#fff">{escape(name)}</text>'
-        )
+        label = f'<text x="{x + 4:.1f}" y="{lane * _LANE + 14}" fill="#fff">{escape(name)}</text>'
     return (
         f'<g><title>{tip}</title><rect x="{x:.1f}" y="{lane * _LANE}" '
         f'width="{width:.1f}" height="{_LANE - 4}" rx="2" fill="{colour}"/>{label}</g>'
@@ -154,7 +168,8 @@ def _path(status: RunStatus, path: list[str]) -> str:
     if not path:
         return "<p>No step has succeeded yet.</p>"
     items = [
-        f"<li>{escape(name)}, {human(status.steps[name].seconds)}</li>" for name in path[:200]
+        f"<li>{escape(name)}, {human(status.steps[name].seconds)}</li>"
+        for name in path[:200]
     ]
     more = f"<p>and {len(path) - 200} more</p>" if len(path) > 200 else ""
     return f'<ol id="path">{"".join(items)}</ol>{more}'
@@ -162,7 +177,9 @@ def _path(status: RunStatus, path: list[str]) -> str:
 
 def _table(status: RunStatus, path: set[str]) -> str:
     bad = {"failed": 0, "interrupted": 1, "running": 2, "waiting": 3}
-    steps = sorted(status.steps.values(), key=lambda s: (bad.get(s.state, 9), -s.seconds))
+    steps = sorted(
+        status.steps.values(), key=lambda s: (bad.get(s.state, 9), -s.seconds)
+    )
     rows = [
         f'<tr class="{_class(step, path)}"><td>{escape(step.name)}</td><td>{step.state}</td>'
         f'<td class="n">{step.attempts}</td><td class="n">{human(step.seconds)}</td>'

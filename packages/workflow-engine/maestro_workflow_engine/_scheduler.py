@@ -45,7 +45,7 @@ class Inbox(Protocol):
     """Where outcomes arrive; the testing kit's has a clock of its own."""
 
     def put(self, item: Any, /) -> None: ...
-    def get(self, block: bool = ..., timeout: float | None = ...) -> Any: ...
+    def get(self, block: bool = ..., timeout: float | None = ...) -> Any: ...  # noqa: FBT001 - private
     def qsize(self) -> int: ...
 
 
@@ -171,7 +171,9 @@ class Scheduler:
             special[id(n.spec)] or n.when is not True or n.mapping is not None
             for n in nodes
         )
-        self.index.update(zip([n.name for n in nodes], range(shift, shift + count)))
+        self.index.update(
+            zip([n.name for n in nodes], range(shift, shift + count), strict=False)
+        )
         self._recall(shift)
         state, waits = self.state, self.waits
         self._arrived += [
@@ -325,7 +327,7 @@ class Scheduler:
                 args = self._arguments(args)
             if node.kwargs:
                 kwargs = self._resolve(node.kwargs)
-        except Exception as error:  # noqa: BLE001 - the step's inputs; recorded as its failure
+        except Exception as error:
             self._move(index, m.RUNNING)
             self._release(index, spec)
             self._fail(index, self._wrapped(index, error), "inputs")
@@ -370,8 +372,8 @@ class Scheduler:
         for attempt in starts:
             batches.setdefault(attempt.spec.kind, []).append(attempt)
         # Plain functions last: the inline executor blocks this thread.
-        for kind in sorted(batches, key="python".__eq__):
-            attempts = batches[kind]
+        for name in sorted(batches, key="python".__eq__):
+            attempts = batches[name]
             self._executor_of(attempts[0].spec).start(attempts, put)
 
     def _receive(self) -> None:
@@ -379,7 +381,7 @@ class Scheduler:
         inbox, get, finish = self.inbox, self.inbox.get, self._finish
         if not inbox.qsize():
             try:
-                self._on(get(True, self._patience()))  # noqa: FBT003 - the queue's API
+                self._on(get(True, self._patience()))
             except Empty:
                 pass
         for _ in range(inbox.qsize()):
@@ -444,7 +446,7 @@ class Scheduler:
         elif verb == "add":
             self.add_group(*argument)
 
-    def _set_paused(self, paused: bool) -> None:
+    def _set_paused(self, paused: bool) -> None:  # noqa: FBT001 - private
         self._paused = paused
         self._log("", 0, "paused" if paused else "continued")
         if self._journal is not None and self._info is not None:
@@ -535,7 +537,7 @@ class Scheduler:
             return
         try:
             wanted = node.when is True or node.when is _CHUNK or self._value(node.when)
-        except Exception as error:  # noqa: BLE001 - the condition is the user's
+        except Exception as error:
             self._fail(index, self._wrapped(index, error), "condition")
             return
         if not wanted:
@@ -571,7 +573,7 @@ class Scheduler:
             key = cache_key(
                 node.spec, self._resolve(node.args), self._resolve(node.kwargs or {})
             )
-        except Exception as error:  # noqa: BLE001 - arguments that are not plain data
+        except Exception as error:
             told = StepFailedError(
                 node.name, 0, f"step {node.name!r} cannot be cached: {error}"
             )
@@ -596,7 +598,7 @@ class Scheduler:
         assert mapping is not None
         try:
             items = list(self._resolve(mapping.items))
-        except Exception as error:  # noqa: BLE001 - not a list: the step's failure
+        except Exception as error:
             self._fail(index, self._wrapped(index, error), "inputs")
             return
         size = mapping.chunk
@@ -637,9 +639,7 @@ class Scheduler:
         elif special or spec.pools or self._group is not None:
             self._arrived += reversed(fresh)
         else:
-            self.state[first:] = bytes(
-                state or m.READY for state in self.state[first:]
-            )
+            self.state[first:] = bytes(state or m.READY for state in self.state[first:])
             self._dispatcher.extend(fresh, self.priority[index])
 
     def _join(self, index: int) -> None:
@@ -749,7 +749,11 @@ class Scheduler:
         )
 
     def _succeed(
-        self, index: int, value: Any, attempt: Attempt | None = None, note: str | None = None
+        self,
+        index: int,
+        value: Any,
+        attempt: Attempt | None = None,
+        note: str | None = None,
     ) -> None:
         if not self._silent:
             name = self.nodes[index].name
@@ -786,7 +790,7 @@ class Scheduler:
             if not left:
                 arrived.append(other)
 
-    def _failed(self, attempt: Attempt, error: BaseException, lost: bool) -> None:
+    def _failed(self, attempt: Attempt, error: BaseException, lost: bool) -> None:  # noqa: FBT001 - private
         """Decide whether an attempt that failed is worth another."""
         index, spec, number = attempt.index, attempt.spec, attempt.number
         reason = attempt.stopped or ("lost" if lost else "error")
@@ -857,7 +861,7 @@ class Scheduler:
         length = self.ended[index] - self.started[index]
         self._log(
             name, self.tries[index], "failed", note=str(error),
-            seconds=length if length else None, worker=self.worker[index] or None,
+            seconds=length or None, worker=self.worker[index] or None,
         )  # fmt: skip
         self._pass_on(index, _FAILED)
 
@@ -899,7 +903,9 @@ class Scheduler:
             assert undo is not None
             name = f"undo:{node.name}"
             args = undo.argv or (Ref(index, node.name),)
-            args = tuple(Text(a) if isinstance(a, str) and "${" in a else a for a in args)
+            args = tuple(
+                Text(a) if isinstance(a, str) and "${" in a else a for a in args
+            )
             # Always: one that fails must not keep the others from being undone.
             self.nodes.append(Node(name, _always(undo), args, None, before, before))
             self.index[name] = len(self.nodes) - 1
@@ -956,9 +962,15 @@ class Scheduler:
         if self._listener is not None:
             self._listener(
                 Event(
-                    run_id=self.run_id, step=step, attempt=attempt, kind=kind, at=at,
-                    note=note, seconds=seconds, worker=worker,
-                )  # fmt: skip
+                    run_id=self.run_id,
+                    step=step,
+                    attempt=attempt,
+                    kind=kind,
+                    at=at,
+                    note=note,
+                    seconds=seconds,
+                    worker=worker,
+                )
             )
 
     def _flush(self) -> None:

@@ -70,7 +70,10 @@ class RunStatus:
     @property
     def end(self) -> float:
         """When the last step ended."""
-        return max((s.ended for s in self.steps.values()), default=self.begin) or self.begin
+        return (
+            max((s.ended for s in self.steps.values()), default=self.begin)
+            or self.begin
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as plain data."""
@@ -188,7 +191,9 @@ def real_critical_path(status: RunStatus) -> list[str]:
 
     From the step that ended last, back along whichever need ended last.
     """
-    ended = {n: s for n, s in status.steps.items() if s.ended and s.state == "succeeded"}
+    ended = {
+        n: s for n, s in status.steps.items() if s.ended and s.state == "succeeded"
+    }
     if not ended:
         return []
     path = [max(ended, key=lambda n: ended[n].ended)]
@@ -225,7 +230,7 @@ def metrics(status: RunStatus) -> dict[str, Any]:
 
 def compare(one: RunStatus, other: RunStatus) -> list[dict[str, Any]]:
     """Return per step what changed between two runs, the largest difference first."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in {**one.steps, **other.steps}:
         a, b = one.steps.get(name), other.steps.get(name)
         rows.append(
@@ -247,7 +252,8 @@ def as_placed(status: RunStatus) -> list[tuple[StepStatus, int]]:
     free: list[float] = []
     found = []
     for step in sorted(
-        (s for s in status.steps.values() if s.ended), key=lambda s: (s.started, s.ended)
+        (s for s in status.steps.values() if s.ended),
+        key=lambda s: (s.started, s.ended),
     ):
         for lane, until in enumerate(free):
             if until <= step.started + 1e-9:

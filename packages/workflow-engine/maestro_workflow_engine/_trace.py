@@ -85,7 +85,9 @@ def import_lines(journal: Journal, lines: Iterable[str]) -> str:
         if not isinstance(head, dict) or head.get("kind") != "run":
             raise ValueError("the first line should describe the run")
         if head["v"] > EXPORT_VERSION:
-            raise ValueError(f"version {head['v']}, this package reads {EXPORT_VERSION}")
+            raise ValueError(
+                f"version {head['v']}, this package reads {EXPORT_VERSION}"
+            )
         shape = Shape(names=head["names"], digests=head["digests"], needs=head["needs"])
         info = journal.create(
             head["id"], workflow=head["workflow"], source=head["source"],
@@ -100,13 +102,21 @@ def import_lines(journal: Journal, lines: Iterable[str]) -> str:
                 value = journal.encode(row["step"], row["attempt"], row["value"])
             events.append(
                 (
-                    info.key, row["step"], row["attempt"], row["kind"], row["at"],
-                    row.get("seconds"), row.get("worker"), value, row.get("note"),
-                )  # fmt: skip
+                    info.key,
+                    row["step"],
+                    row["attempt"],
+                    row["kind"],
+                    row["at"],
+                    row.get("seconds"),
+                    row.get("worker"),
+                    value,
+                    row.get("note"),
+                )
             )
     except (ValueError, KeyError, TypeError) as error:
         raise JournalError(
-            journal.path, f"line {number} of the import is not of an exported run: {error}"
+            journal.path,
+            f"line {number} of the import is not of an exported run: {error}",
         ) from error
     journal.commit(info, events)
     state = "interrupted" if head["state"] in ("running", "paused") else head["state"]

@@ -31,7 +31,8 @@ def validate(workflow: Workflow) -> None:
         if not problems:
             raise error
         problems += error.problems
-    for name, units in workflow.pools.items():
+    pools: dict[str, object] = {**workflow.pools}
+    for name, units in pools.items():
         if isinstance(units, bool) or not isinstance(units, int) or units < 1:
             problems.append(
                 Problem(
@@ -46,7 +47,12 @@ def validate(workflow: Workflow) -> None:
 def _representatives(workflow: Workflow) -> list[Node]:
     """One node of each kind of call: a million equal calls are checked once."""
     shapes = {
-        (id(node.spec), len(node.args), node.kwargs and (*node.kwargs,), node.mapping is None): node
+        (
+            id(node.spec),
+            len(node.args),
+            node.kwargs and (*node.kwargs,),
+            node.mapping is None,
+        ): node
         for node in workflow.nodes
     }
     return list(shapes.values())
@@ -63,9 +69,11 @@ def _node_problems(workflow: Workflow, node: Node) -> list[Problem]:
         units = workflow.pools.get(pool)
         if units is None:
             hint = did_you_mean(pool, workflow.pools)
-            message = f"there is no pool {pool!r}{hint}; the workflow's pools= names all"
+            message = (
+                f"there is no pool {pool!r}{hint}; the workflow's pools= names all"
+            )
             found.append(Problem(where=where, message=message))
-        elif isinstance(units, int) and amount > units:
+        elif amount > units:
             message = f"takes {amount} of pool {pool!r}, which has only {units}"
             found.append(Problem(where=where, message=message))
     target = node.spec.target

@@ -16,12 +16,15 @@ from ._model import Attempt, Outcome
 from .errors import StepCancelledError
 
 try:
-    from distributed import Client, Future, LocalCluster
+    import distributed
 except ImportError as error:
     raise ImportError(
         "running steps on Dask needs distributed: "
         'pip install "maestro-workflow-engine[dask]"'
     ) from error
+
+# distributed comes without annotations; this says so once.
+_distributed: Any = distributed
 
 
 @final
@@ -36,23 +39,23 @@ class DaskExecutor:
     without that, and come back as lost.
     """
 
-    def __init__(self, client: Client, slots: int | None = None) -> None:
+    def __init__(self, client: Any, slots: int | None = None) -> None:
         self._client = client
         self.slots = slots or max(1, sum(client.nthreads().values()))
         self._lock = threading.Lock()  # guards _futures
-        self._futures: dict[Attempt, Future] = {}
-        self._own: tuple[Client, LocalCluster] | None = None
+        self._futures: dict[Attempt, Any] = {}
+        self._own: tuple[Any, Any] | None = None
 
     @classmethod
     def local(cls, workers: int) -> DaskExecutor:
         """Start a cluster of processes on this machine, which `close` stops."""
-        cluster = LocalCluster(
+        cluster = _distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=None,
             host="127.0.0.1",
         )  # fmt: skip
-        client = Client(cluster)
+        client = _distributed.Client(cluster)
         made = cls(client, workers)
-        made._own = (client, cluster)  # noqa: SLF001 - our own
+        made._own = (client, cluster)
         return made
 
     def start(
@@ -74,10 +77,10 @@ class DaskExecutor:
 
     def _reporter(
         self, attempt: Attempt, done: Callable[[Outcome], None]
-    ) -> Callable[[Future], None]:
+    ) -> Callable[[Any], None]:
         submitted = time()
 
-        def report(future: Future) -> None:
+        def report(future: Any) -> None:
             with self._lock:
                 self._futures.pop(attempt, None)
             error: BaseException | None = None

@@ -14,8 +14,7 @@ try:
     from opentelemetry.trace import Status, StatusCode
 except ImportError as error:
     raise ImportError(
-        "spans need opentelemetry-api: "
-        'pip install "maestro-workflow-engine[otel]"'
+        'spans need opentelemetry-api: pip install "maestro-workflow-engine[otel]"'
     ) from error
 
 
@@ -31,7 +30,9 @@ def export_run(journal: Journal, run_id: str, *, tracer_provider: Any = None) ->
         tracer_provider: by default the global one.
     """
     status = read_status(journal, run_id)
-    tracer = trace.get_tracer("maestro_workflow_engine", tracer_provider=tracer_provider)
+    tracer = trace.get_tracer(
+        "maestro_workflow_engine", tracer_provider=tracer_provider
+    )
     root = tracer.start_span(
         f"workflow {status.info.workflow}",
         start_time=_nanoseconds(status.begin),

@@ -138,7 +138,7 @@ class VirtualTime:
         if error is None and self._call and attempt.spec.kind == "python":
             try:
                 value = attempt.call()
-            except Exception as caught:  # noqa: BLE001 - recorded in the outcome
+            except Exception as caught:
                 error = caught
         return Outcome(attempt, value, error, began, self.now(), "virtual")
 
@@ -185,7 +185,9 @@ def check_executor(make: Callable[[], StepExecutor]) -> None:
     try:
         if executor.slots < 1:
             raise AssertionError(f"slots should be 1 or more, is {executor.slots!r}")
-        results = _outcomes(executor, [("good", (n,)) for n in range(20)] + [("bad", ())])
+        results = _outcomes(
+            executor, [("good", (n,)) for n in range(20)] + [("bad", ())]
+        )
         good = sorted(o.value for o in results if o.error is None)
         if good != [2 * n for n in range(20)]:
             raise AssertionError(f"20 results were expected, got {good}")

@@ -51,19 +51,24 @@ def test_from_validate_to_compare(folder, capsys):
     assert "a: succeeded" in out
     assert call(capsys, "run", "flow.json", "--run", "b", "--json")[0] == 0
     code, out = call(capsys, "status", "--json")
-    assert {r["run"]: r["state"] for r in json.loads(out)} == dict.fromkeys("ab", "succeeded")
+    assert {r["run"]: r["state"] for r in json.loads(out)} == dict.fromkeys(
+        "ab", "succeeded"
+    )
     code, out = call(capsys, "status", "a", "--json")
     assert json.loads(out)["counts"] == {"succeeded": 8}
     assert "each[4] is succeeded" in call(capsys, "status", "a", "--why", "each[4]")[1]
     code, out = call(capsys, "compare", "a", "b", "--json")
     assert {r["step"] for r in json.loads(out)["steps"]} >= {"make", "each[4]"}
     assert "critical_seconds" in call(capsys, "compare", "a", "b")[1]
-    assert call(capsys, "plan", "flow.json", "--journal", "maestro-runs.db", "--json")[0] == 0
+    assert (
+        call(capsys, "plan", "flow.json", "--journal", "maestro-runs.db", "--json")[0]
+        == 0
+    )
 
 
 def test_traces_reports_and_graphs(folder, capsys):
     call(capsys, "run", "flow.json", "--run", "a")
-    code, out = call(capsys, "trace", "a")
+    _code, out = call(capsys, "trace", "a")
     events = json.loads(out)["traceEvents"]
     assert {e["name"] for e in events if e["ph"] == "X"} >= {"make", "sum", "each[0]"}
     assert call(capsys, "report", "a", "-o", "a.html")[0] == 0
@@ -76,11 +81,12 @@ def test_traces_reports_and_graphs(folder, capsys):
 
 def test_export_and_import_keep_every_event(folder, capsys):
     call(capsys, "run", "flow.json", "--run", "a")
-    code, first = call(capsys, "export", "a")
+    _code, first = call(capsys, "export", "a")
     call(capsys, "export", "a", "-o", "a.jsonl")
     assert call(capsys, "import", "a.jsonl", "--journal", "other.db")[1] == "added a\n"
-    assert call(capsys, "export", "a", "--journal", "other.db")[1].splitlines()[1:] == (
-        first.splitlines()[1:]
+    assert (
+        call(capsys, "export", "a", "--journal", "other.db")[1].splitlines()[1:]
+        == (first.splitlines()[1:])
     )
     Path("bad.jsonl").write_text('{"kind": "event"}\n', encoding="utf-8")
     assert call(capsys, "import", "bad.jsonl")[0] == 4
@@ -104,12 +110,14 @@ def test_mistakes_have_codes_and_words(folder, capsys):
     assert wrong("status", "x")[0] == 4
     assert wrong("run", "flow.json", "--executor", "thread")[0] == 4
     call(capsys, "run", "flow.json", "--run", "a")
-    assert "did you mean 'make'" in wrong("status", "a", "--why", "mkae")[1]
+    assert "did you mean 'make'" in wrong("status", "a", "--why", "maek")[1]
     assert wrong("pause", "a")[0] == 4
     assert wrong("cancel", "a")[0] == 4
     assert wrong("resume", "a")[0] == 4
     code = main(["validate", "bad.json", "--json"])
-    assert json.loads(capsys.readouterr().out)["problems"][0]["where"].endswith("$.steps.a.rum")
+    assert json.loads(capsys.readouterr().out)["problems"][0]["where"].endswith(
+        "$.steps.a.rum"
+    )
     with pytest.raises(SystemExit) as caught:
         main(["fly"])
     assert caught.value.code == 2
@@ -157,7 +165,9 @@ def test_a_live_run_is_watched_paused_continued_and_cancelled(folder, capsys):
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        wait_for(lambda: Path("maestro-runs.db").exists() and state(capsys) == "running")
+        wait_for(
+            lambda: Path("maestro-runs.db").exists() and state(capsys) == "running"
+        )
         assert call(capsys, "pause", "s")[0] == 0
         wait_for(lambda: state(capsys) == "paused")
         assert call(capsys, "resume", "s")[0] == 4

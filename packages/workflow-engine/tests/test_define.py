@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 import wf_steps as w
-from maestro_workflow_engine import Retry, Workflow, WorkflowEngine, command, step, workflow
+from maestro_workflow_engine import (
+    Retry,
+    Workflow,
+    WorkflowEngine,
+    command,
+    step,
+    workflow,
+)
 from maestro_workflow_engine._expression import Expression, Text
 from maestro_workflow_engine._model import seconds
 from maestro_workflow_engine.errors import CycleError, DefinitionError, ParameterError
@@ -82,14 +89,14 @@ def test_everything_wrong_is_told_at_once_with_its_place():
     document = {
         "workflow": "w",
         "stepz": {},
-        "params": {"day": {"type": "strng", "default": "x"}},
+        "params": {"day": {"type": "strings", "default": "x"}},
         "pools": {"db": 0},
         "steps": {
-            "load": {"call": "wf_steps:doubel", "timeout": "soon"},
-            "clean": {"call": "wf_steps:double", "with": {"x": "${lod}"}, "retry": 0},
+            "load": {"call": "wf_steps:doubl", "timeout": "soon"},
+            "clean": {"call": "wf_steps:double", "with": {"x": "${loads}"}, "retry": 0},
             "both": {"run": ["ls"], "call": "a:b"},
             "shell": {"run": "rm -rf /"},
-            "late": {"run": ["true"], "needs": ["claen"], "when": "__import__('os')"},
+            "late": {"run": ["true"], "needs": ["cleans"], "when": "__import__('os')"},
         },
     }
     with pytest.raises(DefinitionError) as caught:
@@ -99,13 +106,13 @@ def test_everything_wrong_is_told_at_once_with_its_place():
         "$.stepz: there is no key 'stepz' here; did you mean 'steps'?",
         "$.params.day.type: expected a type of",
         "did you mean 'string'?",
-        "$.steps.load.call: 'wf_steps:doubel' cannot be imported",
+        "$.steps.load.call: 'wf_steps:doubl' cannot be imported",
         "$.steps.load.timeout: expected a duration such as '1m30s'",
-        "$.steps.clean.with.x: there is no step 'lod'; did you mean 'load'?",
+        "$.steps.clean.with.x: there is no step 'loads'; did you mean 'load'?",
         "$.steps.clean.retry: expected attempts of 1 or more, got 0",
         "$.steps.both: expected one of call, run, gate, workflow, got call and run",
         "$.steps.shell.run: expected a list such as [make, test], got 'rm -rf /'",
-        "$.steps.late.needs[0]: there is no step 'claen'; did you mean 'clean'?",
+        "$.steps.late.needs[0]: there is no step 'cleans'; did you mean 'clean'?",
         "$.steps.late.when: \"__import__('os')\": only",
     ):
         assert expected in text
@@ -144,18 +151,26 @@ def test_parameters_are_typed_and_named():
     def typed(day: str, count: int = 3, ratio: float = 1, dry: bool = False):
         w.double(count)
 
-    with pytest.raises(ParameterError, match="no parameter 'cuont'; did you mean 'count'"):
+    with pytest.raises(
+        ParameterError, match="no parameter 'cuont'; did you mean 'count'"
+    ):
         typed.build(cuont="x")
     with pytest.raises(ParameterError, match="missing"):
         typed.build()
-    with pytest.raises(ParameterError, match="'count' .* should be a whole number, got 'x'"):
+    with pytest.raises(
+        ParameterError, match="'count' .* should be a whole number, got 'x'"
+    ):
         typed.build(day="d", count="x")
     assert typed.parse({"day": "1", "count": "4", "ratio": "2.5", "dry": "yes"}) == {
         "day": "1", "count": 4, "ratio": 2.5, "dry": True,
     }  # fmt: skip
     with pytest.raises(ParameterError, match="true or false, got 'maybe'"):
         typed.parse({"dry": "maybe"})
-    document = {"workflow": "d", "params": {"n": {"type": "integer"}}, "steps": {"a": {"gate": True}}}
+    document = {
+        "workflow": "d",
+        "params": {"n": {"type": "integer"}},
+        "steps": {"a": {"gate": True}},
+    }
     with pytest.raises(ParameterError, match="needs parameter 'n'"):
         Workflow.from_dict(document)
     with pytest.raises(ParameterError, match="whole number, got 'x'"):
@@ -175,7 +190,14 @@ def test_a_step_outside_a_workflow_is_the_function():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("90", 90), ("1m30s", 90), ("250ms", 0.25), ("2h", 7200), (1.5, 1.5), ("1w", 604800)],
+    [
+        ("90", 90),
+        ("1m30s", 90),
+        ("250ms", 0.25),
+        ("2h", 7200),
+        (1.5, 1.5),
+        ("1w", 604800),
+    ],
 )
 def test_durations(text, value):
     assert seconds(text) == value

@@ -58,7 +58,11 @@ with WorkflowEngine(executor, journal=journal) as engine:
 
 def executions(folder):
     path = Path(folder) / "executions"
-    return Counter(path.read_text(encoding="utf-8").splitlines()) if path.exists() else Counter()
+    return (
+        Counter(path.read_text(encoding="utf-8").splitlines())
+        if path.exists()
+        else Counter()
+    )
 
 
 def committed(journal):
@@ -317,7 +321,10 @@ def test_a_result_that_json_cannot_hold_fails_the_step(journal_path):
 
 
 def test_a_run_that_was_taken_over_stops_writing(journal_path):
-    with Journal(journal_path) as journal, WorkflowEngine("inline", journal=journal) as engine:
+    with (
+        Journal(journal_path) as journal,
+        WorkflowEngine("inline", journal=journal) as engine,
+    ):
 
         @step
         def stolen():
@@ -393,7 +400,9 @@ def test_a_folder_that_cannot_be_written_is_refused_clearly(tmp_path):
 
 def test_other_files_and_later_versions_are_refused(tmp_path):
     path = tmp_path / "other.db"
-    path.write_text("not a database, but long enough to be looked at " * 30, encoding="utf-8")
+    path.write_text(
+        "not a database, but long enough to be looked at " * 30, encoding="utf-8"
+    )
     with pytest.raises(JournalCorruptError, match="not a journal"):
         Journal(path)
     db = sqlite3.connect(tmp_path / "foreign.db")
@@ -415,7 +424,10 @@ def test_unknown_and_repeated_runs_are_refused(journal_path):
             engine.resume("nightly-2")
         with pytest.raises(JournalError, match="exists already"):
             engine.run(w.gated, run_id="nightly-1")
-    with WorkflowEngine("inline") as engine, pytest.raises(RunError, match="no journal"):
+    with (
+        WorkflowEngine("inline") as engine,
+        pytest.raises(RunError, match="no journal"),
+    ):
         engine.resume("x")
 
 

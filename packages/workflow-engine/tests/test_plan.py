@@ -120,7 +120,8 @@ def test_the_critical_path_policy_is_within_half_a_percent_of_proven_optima(stg)
     graphs, optima = stg
     tasks = {name: stg_tasks(graph) for name, graph in graphs.items()}
     over = [
-        simulate(tasks[name], tasks[name].bottom, m) / best - 1 for name, m, best in optima
+        simulate(tasks[name], tasks[name].bottom, m) / best - 1
+        for name, m, best in optima
     ]
     assert len(over) > 1_400
     assert min(over) >= 0, "faster than a proven optimum: the simulation is wrong"

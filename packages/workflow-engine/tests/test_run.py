@@ -129,7 +129,9 @@ def test_commands_get_results_and_give_output(tmp_path):
         command("lines", ["printf", "a\\nb"], capture="lines")()
         command("data", ["echo", '{"a": [1]}'], capture="json")()
         command("where", ["pwd"], cwd=tmp_path)()
-        command("key", ["sh", "-c", "echo $MAESTRO_IDEMPOTENCY_KEY $X"], env={"X": "1"})()
+        command(
+            "key", ["sh", "-c", "echo $MAESTRO_IDEMPOTENCY_KEY $X"], env={"X": "1"}
+        )()
     with WorkflowEngine("inline") as engine:
         run = engine.run(flow, run_id="r").check()
     assert run["say"] == "you 42"

@@ -6,7 +6,13 @@ import pytest
 import wf_steps as w
 from hypothesis import given
 from hypothesis import strategies as st
-from maestro_workflow_engine import FuturesExecutor, Retry, Workflow, WorkflowEngine, step
+from maestro_workflow_engine import (
+    FuturesExecutor,
+    Retry,
+    Workflow,
+    WorkflowEngine,
+    step,
+)
 from maestro_workflow_engine._executors._aio import AsyncExecutor
 from maestro_workflow_engine._executors._inline import InlineExecutor
 from maestro_workflow_engine._executors._processes import ProcessExecutor

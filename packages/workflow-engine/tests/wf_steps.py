@@ -36,7 +36,11 @@ def layered(folder: str, steps: int = 100, width: int = 10, pause: float = 0.001
     for start in range(0, steps, width):
         level = []
         for i in range(start, min(start + width, steps)):
-            two = [before[i % len(before)], before[(i + 1) % len(before)]] if before else []
+            two = (
+                [before[i % len(before)], before[(i + 1) % len(before)]]
+                if before
+                else []
+            )
             level.append(traced(folder, i, pause, *two))
         before = level
 

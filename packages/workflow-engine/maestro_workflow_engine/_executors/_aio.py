@@ -44,7 +44,7 @@ class AsyncExecutor:
             value = await self._call(attempt)
         except asyncio.CancelledError:
             error = StepCancelledError(attempt.step, attempt.number, "stopped")
-        except Exception as caught:  # noqa: BLE001 - the edge: recorded in the outcome
+        except Exception as caught:
             error = caught
         finally:
             self._tasks.pop(attempt, None)

@@ -64,7 +64,7 @@ class CommandExecutor:
             if stopped:
                 raise StepCancelledError(attempt.step, attempt.number, "stopped")
             value = _result(attempt, process.returncode, output)
-        except Exception as caught:  # noqa: BLE001 - the edge: recorded in the outcome
+        except Exception as caught:
             error = caught
         finally:
             with self._lock:
@@ -142,7 +142,9 @@ def _sweep(process: subprocess.Popen[str]) -> None:
 def _result(attempt: Attempt, code: int, output: str) -> Any:
     if code:
         ended = (
-            f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            f"was ended by {signal.Signals(-code).name}"
+            if code < 0
+            else f"ended with {code}"
         )
         tail = output[-_KEPT:].strip()
         raise CommandFailedError(

@@ -32,16 +32,19 @@ class FuturesExecutor:
     ) -> None:
         """Submit each attempt."""
         for attempt in attempts:
-            kwargs = attempt.kwargs
+            kwargs, target = attempt.kwargs, attempt.spec.target
+            assert target is not None
             if attempt.spec.wants_ctx:
                 kwargs = kwargs | {"ctx": attempt.context()}
             try:
                 future = self._executor.submit(
-                    call_remote, attempt.spec.target, tuple(attempt.args), kwargs,
+                    call_remote, target, tuple(attempt.args), kwargs,
                     attempt.chunked,
                 )  # fmt: skip
             except RuntimeError as error:  # shut down, or its pool is broken
-                done(Outcome(attempt, None, error, time(), time(), "futures", lost=True))
+                done(
+                    Outcome(attempt, None, error, time(), time(), "futures", lost=True)
+                )
                 continue
             self._futures[attempt] = future
             future.add_done_callback(self._reporter(attempt, done))
@@ -58,7 +61,7 @@ class FuturesExecutor:
             except CancelledError:
                 error = StepCancelledError(attempt.step, attempt.number, "stopped")
                 done(Outcome(attempt, None, error, submitted, time(), "futures"))
-            except BaseException as error:  # noqa: BLE001 - recorded in the outcome
+            except BaseException as error:
                 done(Outcome(attempt, None, error, submitted, time(), "futures"))
             else:
                 done(Outcome(attempt, value, None, started, ended, worker))
@@ -78,7 +81,10 @@ class FuturesExecutor:
 
 
 def call_remote(
-    target: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], chunked: bool
+    target: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    chunked: bool,  # noqa: FBT001 - private
 ) -> tuple[Any, float, float, str]:
     """Call a step's function where the executor runs it, and time it there."""
     import os

@@ -34,7 +34,7 @@ def run_here(attempt: Attempt, worker: str) -> Outcome:
     started = time()
     try:
         value = attempt.call()
-    except Exception as error:  # noqa: BLE001 - the edge: recorded in the outcome
+    except Exception as error:
         return Outcome(attempt, None, error, started, time(), worker)
     except SystemExit as error:  # a step must not end the engine
         failed = RuntimeError(f"the step called sys.exit({error.code!r})")

@@ -65,9 +65,8 @@ class ProcessExecutor:
         with self._lock:
             self._done = done
             self._queue += attempts
-            while (
-                len(self._workers) < self.slots
-                and len(self._queue) > sum(w.attempt is None for w in self._workers)
+            while len(self._workers) < self.slots and len(self._queue) > sum(
+                w.attempt is None for w in self._workers
             ):
                 self._workers.append(_Worker(self._made))
                 self._made += 1
@@ -87,14 +86,14 @@ class ProcessExecutor:
                     worker.pipe.send_bytes(_pack(attempt))
                 except (BrokenPipeError, ConnectionResetError):
                     break  # the watcher sees the death and reports the attempt
-                except Exception as error:  # noqa: BLE001 - unpicklable: the step's fault
+                except Exception as error:
                     worker.attempt = None
                     self._report(attempt, None, _explain(attempt, error), time())
 
     def _report(
         self, attempt: Attempt, value: Any, error: BaseException | None,
         started: float, ended: float | None = None, worker: str = "process",
-        lost: bool = False,
+        lost: bool = False,  # noqa: FBT001, FBT002 - private
     ) -> None:  # fmt: skip
         assert self._done is not None
         self._done(
@@ -126,7 +125,7 @@ class ProcessExecutor:
         assert attempt is not None
         try:
             good, value, started, ended = pickle.loads(body)  # noqa: S301 - our own worker
-        except Exception as error:  # noqa: BLE001 - a class this process cannot import
+        except Exception as error:
             good, value, started, ended = False, error, worker.began, time()
         with self._lock:
             worker.attempt = None
@@ -155,7 +154,12 @@ class ProcessExecutor:
                 f"the process that ran step {attempt.step!r} died (exit code {code})",
             )
             self._report(
-                attempt, None, error, worker.began, worker=worker.process.name, lost=True
+                attempt,
+                None,
+                error,
+                worker.began,
+                worker=worker.process.name,
+                lost=True,
             )
 
     def cancel(self, attempt: Attempt) -> None:
@@ -228,9 +232,7 @@ def _serve(pipe: Connection) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A parent killed with -9 must not leave a step running behind its back.
-        threading.Thread(
-            target=_die_with, args=(parent.sentinel,), daemon=True
-        ).start()
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
     while True:
         try:
             body = pipe.recv_bytes()
@@ -245,7 +247,7 @@ def _serve(pipe: Connection) -> None:
             else:
                 value = call(*args, **kwargs)
             answer: _Answer = (True, value, started, time())
-        except Exception as error:  # noqa: BLE001 - the edge: recorded in the outcome
+        except Exception as error:
             answer = (False, error, started, time())
         try:
             pipe.send_bytes(_dump(answer))
@@ -259,7 +261,7 @@ def _dump(answer: _Answer) -> bytes:
         body = pickle.dumps(answer)
         if not good:
             pickle.loads(body)  # noqa: S301 - some exceptions pickle but do not load
-    except Exception as error:  # noqa: BLE001 - say it in words that do travel
+    except Exception as error:
         text = f"{type(value).__name__}: {value}"
         told = TypeError(f"the result cannot be sent back ({error})")
         problem: Exception = told if good else RuntimeError(text)

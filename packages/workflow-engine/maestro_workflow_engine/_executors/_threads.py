@@ -35,9 +35,7 @@ class ThreadExecutor:
         self._threads: list[threading.Thread] = []
         self._named = 0
 
-    def start(
-        self, attempts: Sequence[Attempt], done: _Done
-    ) -> None:
+    def start(self, attempts: Sequence[Attempt], done: _Done) -> None:
         """Queue the attempts; threads are made when first needed."""
         self._done = done
         for _ in range(min(self.slots - self._named, len(attempts))):
@@ -51,7 +49,9 @@ class ThreadExecutor:
         name = f"thread-{self._named}"
         self._named += 1
         # Daemon: a step that never returns must not keep the program alive.
-        thread = threading.Thread(target=self._work, args=(name,), name=name, daemon=True)
+        thread = threading.Thread(
+            target=self._work, args=(name,), name=name, daemon=True
+        )
         self._threads = [t for t in self._threads if t.is_alive()]
         self._threads.append(thread)
         thread.start()
