@@ -13,7 +13,7 @@ from maestro_release.index import Index
 from maestro_release.journal import Journal
 from maestro_release.lock import release_lock
 from maestro_release.plan import Plan, version_of
-from maestro_release.report import Report
+from maestro_release.report import Report, count
 from maestro_release.settings import Settings, read_settings
 from maestro_release.versions import left_behind
 from maestro_release.workspace import Workspace
@@ -63,7 +63,7 @@ def publish(args: argparse.Namespace, workspace: Workspace, report: Report) -> V
     for row in outcome.plan.packages:
         planned = sum(f.package == row.name for f in outcome.plan.uploads)
         verb = "would upload" if args.dry_run else "uploaded"
-        what = f"{verb} {planned} files" if planned else "was there"
+        what = f"{verb} {count(planned, 'file')}" if planned else "was there"
         rows.append([row.name, row.version, what, outcome.verified])
     report.line("")
     report.table(["package", "version", "files", "verified"], rows)

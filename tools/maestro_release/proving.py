@@ -13,7 +13,7 @@ from maestro_release.errors import UsageFault, VerifyFailed
 from maestro_release.graph import in_order
 from maestro_release.index import Index
 from maestro_release.plan import Plan, version_of
-from maestro_release.report import Report
+from maestro_release.report import Report, count
 from maestro_release.signing import trusted_keys
 from maestro_release.workspace import Package, Workspace
 
@@ -79,16 +79,18 @@ def prove_quickly(
     with report.step("listed") as step:
         retry = Retry(attempts=6, on=VerifyFailed, wait=0.5)
         retry.call(expect_in_group, index, subjects)
-        step.summary = f"{sum(len(s.files) for s in subjects)} files in {index.group}"
+        step.summary = (
+            f"{count(sum(len(s.files) for s in subjects), 'file')} in {index.group}"
+        )
     with verify.proof(index, subjects, everyone) as place:
         with report.step("install", len(subjects)) as step:
             place.bare(step)
-            step.summary = f"{len(subjects)} packages by pip, imported"
-        count = sum(len(s.extras) for s in subjects)
-        with report.step("extras", count) as step:
+            step.summary = f"{count(len(subjects), 'package')} by pip, imported"
+        extras = sum(len(s.extras) for s in subjects)
+        with report.step("extras", extras) as step:
             brings = place.resolve_extras(step)
             tool = "uv" if verify.find_uv() else "pip"
-            step.summary = f"{count} extras resolved by {tool}"
+            step.summary = f"{count(extras, 'extra')} resolved by {tool}"
     return brings
 
 
@@ -161,8 +163,10 @@ def verify_versions(
         verify.proof(index, subjects, everyone) as place,
         report.step("verify", cases) as step,
     ):
-        count = place.install_all(installer, step)
-        step.summary = f"{count} environments by {installer}, imported, commands asked"
+        made = place.install_all(installer, step)
+        step.summary = (
+            f"{count(made, 'environment')} by {installer}, imported, commands asked"
+        )
     return proven
 
 

@@ -29,7 +29,7 @@ from maestro_release.plan import (
     with_equivalents,
 )
 from maestro_release.publish import publish
-from maestro_release.report import Report
+from maestro_release.report import Report, count
 from maestro_release.settings import Settings
 from maestro_release.signing import signing_key
 from maestro_release.versions import Level, raised
@@ -69,7 +69,9 @@ def build_step(
     """Build into dist/ and say how many files came out."""
     with report.step("build") as step:
         artefacts = build(packages, workspace.dist)
-        step.summary = f"{len(packages)} packages, {len(artefacts)} files"
+        step.summary = (
+            f"{count(len(packages), 'package')}, {count(len(artefacts), 'file')}"
+        )
     return artefacts
 
 
@@ -80,7 +82,9 @@ def check_step(
     with report.step("check") as step:
         looked_at = check(artefacts, workspace.state / "checked.json")
         known = len(artefacts) - looked_at
-        step.summary = f"{looked_at} files passed twine check and check-wheel-contents"
+        step.summary = (
+            f"{count(looked_at, 'file')} passed twine check and check-wheel-contents"
+        )
         if known:
             step.summary += f", {known} passed before"
 
@@ -112,12 +116,14 @@ def check_command(
         artefacts = build_step(packages, workspace, report)
         with report.step("check") as step:
             check(artefacts)
-            step.summary = f"{len(artefacts)} files passed the gates"
+            step.summary = f"{count(len(artefacts), 'file')} passed the gates"
         with report.step("again") as step:
             differing = rebuilt_differently(artefacts)
-            step.summary = f"{len(artefacts)} files came out the same byte for byte"
+            step.summary = (
+                f"{count(len(artefacts), 'file')} came out the same byte for byte"
+            )
             if differing:
-                step.summary = f"{len(differing)} files came out different"
+                step.summary = f"{count(len(differing), 'file')} came out different"
     if differing:
         raise GateFailed("a second build gives other bytes: " + ", ".join(differing))
     return artefacts
@@ -304,7 +310,7 @@ def upload_step(
     )
     with report.step("upload", len(plan.uploads)) as step:
         publish(plan, workspace.dist, index, keep_open=[lock], progress=step)
-        step.summary = f"{len(plan.uploads)} files"
+        step.summary = count(len(plan.uploads), "file")
     journal.note(release, "uploaded", files=[f.filename for f in plan.uploads])
     for row in plan.packages:
         files = {f.filename: f.sha256 for f in plan.uploads if f.package == row.name}
@@ -355,7 +361,7 @@ def prove_step(
             if index.raw:
                 for name, content in contents.items():
                     index.put_raw(f"{package.name}/{package.version}/{name}", content)
-        step.summary = f"{written} signed statements with SBOM in dist/evidence"
+        step.summary = f"{count(written, 'signed statement')} and SBOM in dist/evidence"
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record.note(workspace.state, plan, now)
     return now

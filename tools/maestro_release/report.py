@@ -12,6 +12,11 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 
+def count(number: int, noun: str) -> str:
+    """Return "1 file" or "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class Step:
     """One step in progress: call it with each part, set what came out."""
 

@@ -93,7 +93,8 @@ def propose(
         )
     if changed and not kinds:
         level = max(level, Level.PATCH)
-        reasons.append(f"{len(changed)} files changed, no change fragment")
+        number = f"{len(changed)} file{'s' * (len(changed) != 1)}"
+        reasons.append(f"{number} changed, no change fragment")
     wanted = raised(released, level)
     if now > released and now >= wanted:
         reasons.append("raised already")

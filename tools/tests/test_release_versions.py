@@ -49,7 +49,7 @@ def test_raised(version, level, wanted):
             "2.0.0",
             ("1 fixed", "1 break of the API"),
         ),
-        ("1.2.3", [], ["a.py"], [], "1.2.4", ("1 files changed, no change fragment",)),
+        ("1.2.3", [], ["a.py"], [], "1.2.4", ("1 file changed, no change fragment",)),
         ("1.4.0", ["added"], ["a.py"], [], "1.4.0", ("1 added", "raised already")),
         ("1.2.4", ["added"], ["a.py"], [], "1.3.0", ("1 added",)),
     ],
