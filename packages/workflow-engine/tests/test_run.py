@@ -126,6 +126,7 @@ def test_commands_get_results_and_give_output(tmp_path):
     with Workflow("w", params={"who": "you"}) as flow:
         w.double(21)
         command("say", ["echo", "${params.who} ${double}"])()
+        command("quiet", ["sh", "-c", "echo warning >&2; echo result"])()
         command("lines", ["printf", "a\\nb"], capture="lines")()
         command("data", ["echo", '{"a": [1]}'], capture="json")()
         command("where", ["pwd"], cwd=tmp_path)()
@@ -135,6 +136,7 @@ def test_commands_get_results_and_give_output(tmp_path):
     with WorkflowEngine("inline") as engine:
         run = engine.run(flow, run_id="r").check()
     assert run["say"] == "you 42"
+    assert run["quiet"] == "result"
     assert run["lines"] == ["a", "b"]
     assert run["data"] == {"a": [1]}
     assert run["where"] == str(tmp_path)

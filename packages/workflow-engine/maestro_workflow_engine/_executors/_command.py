@@ -56,14 +56,14 @@ class CommandExecutor:
                 process = _spawn(attempt)
                 self._running[attempt] = process
             worker = f"pid-{process.pid}"
-            output, _ = process.communicate()
+            output, complaints = process.communicate()
             with self._lock:
                 del self._running[attempt]
                 stopped = attempt in self._stopped
             _sweep(process)
             if stopped:
                 raise StepCancelledError(attempt.step, attempt.number, "stopped")
-            value = _result(attempt, process.returncode, output)
+            value = _result(attempt, process.returncode, output, complaints)
         except Exception as caught:
             error = caught
         finally:
@@ -111,7 +111,7 @@ def _spawn(attempt: Attempt) -> subprocess.Popen[str]:
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,  # a warning must not become part of a result
             text=True,
             encoding="utf-8",
             errors="replace",
@@ -139,21 +139,21 @@ def _sweep(process: subprocess.Popen[str]) -> None:
     _signal(process, signal.SIGKILL)
 
 
-def _result(attempt: Attempt, code: int, output: str) -> Any:
+def _result(attempt: Attempt, code: int, output: str, complaints: str) -> Any:
     if code:
         ended = (
             f"was ended by {signal.Signals(-code).name}"
             if code < 0
             else f"ended with {code}"
         )
-        tail = output[-_KEPT:].strip()
+        tail = (output[-_KEPT:] + complaints)[-_KEPT:].strip()
         raise CommandFailedError(
             attempt.step,
             attempt.number,
             f"step {attempt.step!r}: {attempt.args[0]} {ended}"
             + (f"; its last output:\n{tail}" if tail else ""),
             code=code,
-            output=output[-_KEPT:],
+            output=tail,
         )
     match attempt.spec.capture:
         case "none":
