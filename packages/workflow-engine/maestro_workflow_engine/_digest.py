@@ -17,26 +17,30 @@ def shape_of(nodes: Sequence[Node]) -> Shape:
     """Return names, digests and dependencies of steps."""
     known: dict[int, str] = {}
     digests = []
+    names = [node.name for node in nodes]
     for node in nodes:
         spec = node.spec
         base = known.get(id(spec))
         if base is None:
             base = known[id(spec)] = spec_digest(spec)
-        digests.append(_node_digest(node, base))
+        digests.append(_node_digest(node, base, names))
     return Shape(
-        names=[node.name for node in nodes],
+        names=names,
         digests=digests,
         needs=[list(node.needs) for node in nodes],
     )
 
 
-def _node_digest(node: Node, base: str) -> str:
-    if not node.args and not node.kwargs and node.when is True and not node.mapping:
-        parts = f"{base}{node.needs}"
-    else:
-        parts = canonical(
-            [base, node.needs, node.args, node.kwargs, node.when, node.mapping]
+def _node_digest(node: Node, base: str, names: Sequence[str]) -> str:
+    """Hash one step. By names, not positions: a new step must not change the others."""
+    plain = node.when is True and not node.mapping and not node.kwargs
+    if plain and all(type(a) is Ref and not a.path for a in node.args):
+        parts = "\0".join(
+            [base, *[names[i] for i in node.needs], "", *[a.name for a in node.args]]
         )
+    else:
+        needs = [names[i] for i in node.needs]
+        parts = _encode([base, needs, node.args, node.kwargs, node.when, node.mapping])
     return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
 
 
@@ -48,7 +52,7 @@ def spec_digest(spec: Spec) -> str:
         made_of = [list(spec.argv), spec.cwd, dict(spec.env or {})]
     else:
         made_of = source_of(spec.target)
-    text = canonical([spec.kind, made_of, bool(spec.once), spec.capture])
+    text = _encode([spec.kind, made_of, bool(spec.once), spec.capture])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -79,11 +83,6 @@ def cache_key(spec: Spec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     ).hexdigest()
 
 
-def canonical(value: Any) -> str:
-    """Return JSON that is the same in every process, whatever the value holds."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_stand_in)
-
-
 def _stand_in(value: Any) -> Any:
     if isinstance(value, Ref):
         return {"ref": value.name, "path": list(map(str, value.path))}
@@ -93,3 +92,9 @@ def _stand_in(value: Any) -> Any:
         return {"code": source_of(value)}
     # An address would differ in every process, so the type has to do.
     return {"type": type(value).__qualname__}
+
+
+# JSON that is the same in every process, whatever the value holds.
+_encode = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), default=_stand_in
+).encode

@@ -136,11 +136,12 @@ def test_kill_9_loses_no_step_and_repeats_no_committed_one(executor, workers, tm
 @pytest.mark.drill
 @pytest.mark.parametrize(
     ("executor", "workers", "kills"),
-    [("inline", 1, 30), ("threads:4", 4, 30), ("processes:2", 2, 20)],
+    [("inline", 1, 34), ("threads:4", 4, 34), ("processes:2", 2, 22)],
 )
 def test_many_kills(executor, workers, kills, tmp_path):
     died = crash_drill(executor, workers, kills, 2_000, tmp_path, 2)
-    assert died >= kills * 2 // 3
+    print(f"{executor}: {died} kills")
+    assert died >= kills - 2
 
 
 def wait_for(condition, seconds=20):
@@ -245,9 +246,9 @@ def test_items_of_a_map_are_resumed_one_by_one(journal_path):
 def test_changed_steps_are_listed_before_a_resume(journal_path):
     def flow(argument, *, more=False):
         with Workflow("w") as made:
-            w.fails(w.double(argument))
-            if more:
+            if more:  # before the others: their positions change, they do not
                 w.numbers(1)
+            w.fails(w.double(argument))
         return made
 
     with WorkflowEngine("inline", journal=journal_path) as engine:

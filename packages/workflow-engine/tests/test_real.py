@@ -22,7 +22,9 @@ def test_the_workflow_of_the_readme_builds_tests_and_packages_this_package(tmp_p
     block = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1]
     (tmp_path / "release.yaml").write_text(block, encoding="utf-8")
     copy = tmp_path / "package"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "streams"))
+    shutil.copytree(
+        PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "streams")
+    )
     flow = Workflow.load(
         tmp_path / "release.yaml", {"package": str(copy), "python": sys.executable}
     )
@@ -77,7 +79,10 @@ def test_the_report_is_a_page_that_a_browser_draws(finished, tmp_path, require_p
         assert [text.split(",")[0] for text in path] == real_critical_path(status)
         assert "nap <1>-3" in driver.find_element("id", "steps").text
         assert driver.find_element("css selector", "tr.failed").text.startswith("fails")
-        assert driver.execute_script("return document.querySelectorAll('script').length") == 0
+        assert (
+            driver.execute_script("return document.querySelectorAll('script').length")
+            == 0
+        )
         driver.get((tmp_path / "graph.svg").as_uri())
         assert len(driver.find_elements("css selector", "rect")) == len(flow)
     finally:
@@ -95,7 +100,9 @@ def test_a_run_becomes_spans(finished):
     from maestro_workflow_engine.otel import export_run
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
+        InMemorySpanExporter,
+    )
 
     journal, _ = finished
     memory = InMemorySpanExporter()

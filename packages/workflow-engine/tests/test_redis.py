@@ -166,4 +166,6 @@ def test_a_killed_engine_on_redis_loses_nothing(url, workers, tmp_path):
 
 @pytest.mark.drill
 def test_many_kills_of_an_engine_on_redis(url, workers, tmp_path):
-    assert engine_kills(url, tmp_path, 14, 1_500) >= 10
+    died = engine_kills(url, tmp_path, 14, 1_500)
+    print(f"redis: {died} kills")
+    assert died >= 12
