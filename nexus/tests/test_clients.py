@@ -44,7 +44,7 @@ def test_sonatypes_own_client_uploads_lists_and_deletes(index, tmp_path):
         pytest.skip("node and npm are not installed")
     done = subprocess.run(
         [npm, "install", "--silent", "--no-audit", "--no-fund", CLIENT],
-        cwd=tmp_path, check=False, capture_output=True, text=True,
+        cwd=tmp_path, check=False, capture_output=True, encoding="utf-8",
     )  # fmt: skip
     if done.returncode:
         pytest.skip(f"npm cannot fetch {CLIENT}: {done.stderr[-200:]}")
@@ -53,7 +53,7 @@ def test_sonatypes_own_client_uploads_lists_and_deletes(index, tmp_path):
     (tmp_path / "run.cjs").write_text(SCRIPT, "utf-8")
     done = subprocess.run(
         [node, "run.cjs", index.url, *index.login, filename],
-        cwd=tmp_path, check=False, capture_output=True, text=True,
+        cwd=tmp_path, check=False, capture_output=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     listed, verdict = done.stdout.splitlines()
@@ -68,7 +68,7 @@ def test_poetry_publishes_to_and_installs_from_the_index(index, tmp_path):
     subprocess.run([uv, "venv", "-q", "-p", sys.executable, venv], check=True)
     done = subprocess.run(
         [uv, "pip", "install", "-q", "-p", venv / "bin/python", POETRY],
-        check=False, capture_output=True, text=True,
+        check=False, capture_output=True, encoding="utf-8",
     )  # fmt: skip
     if done.returncode:
         pytest.skip(f"{POETRY} does not install: {done.stderr[-200:]}")
@@ -94,7 +94,7 @@ def test_poetry_publishes_to_and_installs_from_the_index(index, tmp_path):
     def poetry(folder, *arguments):
         done = subprocess.run(
             [venv / "bin/poetry", *arguments, "--no-interaction"],
-            cwd=folder, env=environment, check=False, capture_output=True, text=True,
+            cwd=folder, env=environment, check=False, capture_output=True, encoding="utf-8",
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -44,8 +44,12 @@ def crash_rounds(root: Path, rounds: int) -> int:
         sender = threading.Thread(
             target=upload_until_it_dies, args=(client, number * 50, acknowledged)
         )
+        before, wanted = len(acknowledged), chance.randrange(4)
         sender.start()
-        time.sleep(chance.uniform(0.005, 0.12))
+        deadline = time.monotonic() + 30
+        while len(acknowledged) < before + wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0.0, 0.03))
         kill(client)
         sender.join(timeout=60)
         assert not sender.is_alive()

@@ -52,7 +52,7 @@ def test_the_examples_of_the_automation_streams_run(redis_url):
         [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider",
          "docs/automation-streams.md"],
         cwd=ROOT, env=os.environ | {"MAESTRO_REDIS_URL": redis_url},
-        capture_output=True, text=True, check=False,
+        capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout.splitlines()[-1]

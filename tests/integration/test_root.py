@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def test_installing_the_root_says_what_to_install_instead(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pip", "install", "--target", tmp_path, str(ROOT)],
-        capture_output=True, text=True, check=False,
+        capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode != 0
     assert "the_repository_root_is_not_a_package" in done.stdout + done.stderr
@@ -19,7 +19,7 @@ def test_installing_the_root_says_what_to_install_instead(tmp_path):
 
 def test_make_help_lists_every_target():
     done = subprocess.run(
-        ["make"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     )
     listed = {
         line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")
@@ -44,7 +44,7 @@ def test_ci_fails_when_a_step_fails(tmp_path):
     fake.chmod(0o755)
     done = subprocess.run(
         ["bash", str(ROOT / ".ci/run")],
-        capture_output=True, text=True, check=False,
+        capture_output=True, encoding="utf-8", check=False,
         env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
     )  # fmt: skip
     assert done.returncode != 0

@@ -40,7 +40,6 @@ class Checkout:
             cwd=self.root,
             env=self.environment,
             check=False,
-            text=True,
             encoding="utf-8",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -55,7 +54,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     folder = tmp_path_factory.mktemp("fresh")
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
+        cwd=ROOT, check=True, capture_output=True, encoding="utf-8",
     ).stdout.split("\0")  # fmt: skip
     for name in filter(None, names):
         if (ROOT / name).is_file():

@@ -73,7 +73,7 @@ def test_a_changed_byte_without_a_new_version_is_exit_4_before_any_upload(
     try:
         done = subprocess.run(
             [checkout.root / ".venv-release/bin/maestro-release", "publish"],
-            cwd=checkout.root, env=checkout.environment, check=False, text=True,
+            cwd=checkout.root, env=checkout.environment, check=False, encoding="utf-8",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
         )  # fmt: skip
     finally:

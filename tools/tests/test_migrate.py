@@ -18,7 +18,7 @@ from maestro_migrate.apply import edited
 from maestro_migrate.dependencies import edit_pyproject, edit_requirements
 from maestro_migrate.errors import GuardError, MappingError
 from maestro_migrate.find import Edit, find
-from maestro_migrate.mapping import DEFAULT, load_mapping
+from maestro_migrate.mapping import DEFAULT, Package, load_mapping
 
 MAPPING = """
 [[package]]
@@ -210,12 +210,43 @@ def test_the_report_goes_from_old_to_new(small, tmp_path, mapping, capsys):
     assert before.old_references == ["src/api/client.py:1"]
     assert (before.copy_lines, before.share) == (4, 0.0)
     migrate.carry_out(migrate.plan(small, mapping))
-    migrate.remove_copies(migrate.plan(small, mapping))
+    migrate.remove_copies(migrate.plan(small, mapping), mapping)
     after = report.measure(small, mapping)
     assert after.old_references == []
     assert after.packages == {"maestro-resilience": ">=1.0,<2"}
     assert after.copies == {}
     assert "<svg" in report.as_page([before, after])
+
+
+def test_a_copy_that_is_still_needed_stays(small, tmp_path, mapping, capsys):
+    """A name that the package lacks keeps the module it comes from."""
+    service(small, {"src/api/odd.py": "from src.resilience.retry import odd_one\n"})
+    options = ["--write", "--remove-copies", "--mapping", str(tmp_path / "mapping.toml")]
+    assert main(["run", str(small), *options]) == 1
+    out = capsys.readouterr().out
+    assert "kept src/resilience/retry.py: src/api/odd.py:1 still needs it" in out
+    assert (small / "src/resilience/retry.py").exists()
+    assert "maestro_resilience" in (small / "src/api/client.py").read_text("utf-8")
+
+
+def test_a_string_keeps_its_copy_too(small, tmp_path, mapping):
+    service(small, {"src/api/names.py": "PLUGIN = 'src.resilience.retry'\n"})
+    plan = migrate.plan(small, mapping)
+    migrate.carry_out(plan)
+    assert migrate.remove_copies(plan, mapping) == []
+    (small / "src/api/names.py").unlink()
+    assert len(migrate.remove_copies(plan, mapping)) == 2
+
+
+def test_names_are_known_whether_all_is_written_out_or_computed(tmp_path, monkeypatch):
+    for name, text in {
+        "written": "__all__ = ['A', 'B']\n",
+        "computed": "__all__ = [*sorted({'B', 'A'})]\n",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        package = Package(name=name, module=name, old=("x",))
+        assert package.public == {"A", "B"}
 
 
 def test_newlines_encoding_mode_and_marks_stay(tmp_path, mapping):
@@ -375,7 +406,7 @@ def test_the_command_explains_mistakes_in_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-P", "-m", "maestro_migrate", "run", tmp_path / "missing"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         env=os.environ | {"COLUMNS": "200"},
     )

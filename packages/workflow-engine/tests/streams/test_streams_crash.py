@@ -58,7 +58,7 @@ class Crew:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", WORKER, self.url, str(self.log), str(self.db)],
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

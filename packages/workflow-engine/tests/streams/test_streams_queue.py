@@ -368,7 +368,7 @@ def test_a_topology_file_with_a_typo_says_what_was_meant(tmp_path):
 def test_importing_the_streams_loads_no_redis():
     code = "import sys, maestro_workflow_engine.streams; print('redis' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", code], capture_output=True, encoding="utf-8", check=True
     )
     assert done.stdout.strip() == "False"
 
