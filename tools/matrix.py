@@ -33,8 +33,13 @@ ROOT = Path(__file__).resolve().parent.parent
 UV = Path(sys.executable).with_name("uv")
 PYTHONS = ("3.11", "3.12", "3.13")
 LIMIT = 900  # seconds for the tests of one cell
-# What the tests themselves need; the versions are those of constraints.txt.
-TOOLS = ("pytest", "pytest-timeout", "hypothesis", "sybil", "httpx", "mypy")
+# What the tests themselves need, unless the cell leaves it out.
+TOOLS = (
+    *("pytest", "pytest-timeout", "hypothesis", "sybil", "mypy", "httpx", "jsonschema"),
+    *("junitparser", "robotframework", "behave", "py-consul"),
+)
+# What tests of an extra need beside what the extra itself installs.
+COMPANIONS = {"opentelemetry-api": "opentelemetry-sdk"}
 SUMMARY = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
 
 
@@ -208,7 +213,11 @@ def install(cell: Cell, venv: Path, wheels: Path) -> None:
     listed = uv("pip", "freeze", *python).splitlines()
     kept = [line for line in listed if "==" in line and not line.startswith("maestro-")]
     frozen.write_text("\n".join(kept) + "\n", encoding="utf-8")
-    uv("pip", "install", *python, "--no-build", "--constraint", str(frozen), *TOOLS)
+    absent = distributions_left_out(cell)
+    tools = [tool for tool in TOOLS if tool not in absent]
+    names = {normalise(line.partition("==")[0]) for line in kept}
+    tools += [COMPANIONS[name] for name in sorted(names & COMPANIONS.keys())]
+    uv("pip", "install", *python, "--constraint", str(frozen), *tools)
 
 
 def uv(*arguments: str) -> str:
@@ -267,16 +276,20 @@ def run_tests(cell: Cell, venv: Path) -> tuple[str, int]:
     return done.stdout, done.returncode
 
 
+def distributions_left_out(cell: Cell) -> set[str]:
+    """Return the distributions of the extras that this cell does not install."""
+    extras = extras_of(ROOT / "packages" / cell.package)
+    mine = {distribution(text) for text in extras.get(cell.extra, ())}
+    return {distribution(text) for texts in extras.values() for text in texts} - mine
+
+
 def left_out(cell: Cell) -> set[str]:
     """Return the modules of the extras that this cell does not install.
 
     The environment that runs this has every extra, so it knows which modules a
     distribution brings.
     """
-    extras = extras_of(ROOT / "packages" / cell.package)
-    mine = {distribution(text) for text in extras.get(cell.extra, ())}
-    others = {distribution(text) for texts in extras.values() for text in texts}
-    missing = others - mine
+    missing = distributions_left_out(cell)
     return {
         module
         for module, providers in packages_distributions().items()

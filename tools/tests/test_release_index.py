@@ -6,7 +6,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from maestro_release.errors import IndexRefused, IndexUnreachable
+from maestro_release import undo
+from maestro_release.errors import IndexFault, IndexRefused, IndexUnreachable
 from maestro_release.index import Index
 from maestro_release.settings import read_settings
 
@@ -26,6 +27,7 @@ class Nexus:
         self.password = None
         self.failures = []
         self.seen = []
+        self.raw = {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
@@ -43,6 +45,8 @@ class Nexus:
                 if nexus.password and not self.headers.get("Authorization"):
                     return self.reply(401, "text/plain", b"")
                 path = self.path.partition("?")[0]
+                if path in nexus.raw:
+                    return self.reply(200, "application/octet-stream", nexus.raw[path])
                 if path == "/repository/pypi-hosted/simple/maestro-alpha/":
                     return self.reply(200, "text/html", PAGE.encode())
                 if path.endswith(f"/packages/maestro-alpha/1.0.0/{WHEEL}"):
@@ -52,6 +56,15 @@ class Nexus:
                 if path == "/service/rest/v1/search":
                     return self.reply(200, "application/json", nexus.search(self.path))
                 return self.reply(404, "text/plain", b"")
+
+            def do_PUT(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if not self.path.startswith("/repository/releases/"):
+                    return self.reply(404, "text/plain", b"")
+                if not self.headers.get("Authorization"):
+                    return self.reply(401, "text/plain", b"")
+                nexus.raw[self.path] = body
+                return self.reply(201, "text/plain", b"")
 
             def reply(self, status, kind, body):
                 self.send_response(status)
@@ -88,6 +101,9 @@ def nexus():
 
 @pytest.fixture
 def index(nexus, tmp_path):
+    (tmp_path / "tools").mkdir()
+    yaml = "index:\n  raw: releases\n"
+    (tmp_path / "tools" / "release.yaml").write_text(yaml, encoding="utf-8")
     settings = read_settings(tmp_path, environ={}, home=tmp_path)
     made = Index(settings, url=nexus.url, user="reader", password="secret")
     yield made
@@ -141,3 +157,16 @@ def test_a_refusal_is_not_tried_again(nexus, index):
 
 def test_the_password_is_not_in_the_repr(index):
     assert "secret" not in repr(index)
+
+
+def test_evidence_is_kept_in_a_raw_repository(nexus, index):
+    assert index.get_raw("maestro-alpha/1.0.0/release.json") is None
+    index.put_raw("maestro-alpha/1.0.0/release.json", b"{}")
+    assert index.get_raw("maestro-alpha/1.0.0/release.json") == b"{}"
+    assert list(nexus.raw) == ["/repository/releases/maestro-alpha/1.0.0/release.json"]
+
+
+def test_nexus_cannot_yank_and_the_message_says_what_to_do(index):
+    with pytest.raises(IndexFault, match="Nexus has no such mark") as caught:
+        undo.yank(index, "maestro-alpha", "1.0.0", "bad")
+    assert "maestro-release delete maestro-alpha==1.0.0" in str(caught.value)
