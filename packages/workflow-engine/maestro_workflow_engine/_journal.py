@@ -48,9 +48,10 @@ CREATE TABLE run(
   state TEXT NOT NULL, created REAL NOT NULL, finished REAL,
   epoch INTEGER NOT NULL, owner TEXT NOT NULL, lease_until REAL NOT NULL);
 CREATE TABLE event(
-  seq INTEGER PRIMARY KEY, run INTEGER NOT NULL, step TEXT NOT NULL,
+  run INTEGER NOT NULL, seq INTEGER NOT NULL, step TEXT NOT NULL,
   attempt INTEGER NOT NULL, kind TEXT NOT NULL, at REAL NOT NULL,
-  seconds REAL, worker TEXT, value TEXT, note TEXT);
+  seconds REAL, worker TEXT, value TEXT, note TEXT,
+  PRIMARY KEY(run, seq)) WITHOUT ROWID;
 CREATE TABLE control(
   seq INTEGER PRIMARY KEY, run INTEGER NOT NULL, verb TEXT NOT NULL,
   argument TEXT, at REAL NOT NULL);
@@ -59,7 +60,6 @@ CREATE TABLE duration(
   seconds REAL NOT NULL, PRIMARY KEY(workflow, step, run)) WITHOUT ROWID;
 CREATE TABLE cache(key TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL)
   WITHOUT ROWID;
-CREATE INDEX event_run ON event(run, seq);
 CREATE INDEX control_run ON control(run, seq);
 """
 
@@ -213,6 +213,8 @@ class Journal:
         self.path = Path(path)
         self.durability = durability
         self.objects = Path(f"{self.path}.objects")
+        # The epoch and the latest event of each run that this process writes.
+        self._last: dict[int, tuple[int, int]] = {}
         self._encode = json.JSONEncoder(
             ensure_ascii=False, separators=(",", ":"), allow_nan=False
         ).encode
@@ -458,11 +460,16 @@ class Journal:
         """Add a turn's events in one transaction, unless the run has a new owner."""
         with translated(self.path), self.transaction() as db:
             self._guard(db, info)
+            owned = self._last.get(info.key)
+            if owned is None or owned[0] != info.epoch:
+                owned = (info.epoch, self.last_event(info.key))
+            first = owned[1] + 1
             db.executemany(
-                "INSERT INTO event(run,step,attempt,kind,at,seconds,worker,value,note) "
-                "VALUES(?,?,?,?,?,?,?,?,?)",
-                rows,
+                "INSERT INTO event(run,seq,step,attempt,kind,at,seconds,worker,value,note) "
+                "VALUES(?,?,?,?,?,?,?,?,?,?)",
+                [(row[0], seq, *row[1:]) for seq, row in enumerate(rows, first)],
             )
+        self._last[info.key] = (info.epoch, owned[1] + len(rows))
 
     def _guard(self, db: sqlite3.Connection, info: RunInfo) -> None:
         row = db.execute("SELECT epoch FROM run WHERE key=?", (info.key,)).fetchone()
