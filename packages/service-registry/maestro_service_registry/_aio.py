@@ -37,7 +37,9 @@ class AsyncServiceRegistry:
         self._pool = ThreadPoolExecutor(32, thread_name_prefix="maestro-registry-io")
 
     @classmethod
-    async def open(cls, url: str = "memory://", **options: Any) -> "AsyncServiceRegistry":
+    async def open(
+        cls, url: str = "memory://", **options: Any
+    ) -> "AsyncServiceRegistry":
         """Open the registry that lives at a URL, as `ServiceRegistry.open` does."""
         opener = functools.partial(ServiceRegistry.open, url, **options)
         return cls(await asyncio.to_thread(opener))

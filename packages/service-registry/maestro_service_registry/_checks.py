@@ -7,6 +7,7 @@ often is held critical until it calms down.
 """
 
 import inspect
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -208,7 +209,9 @@ class CheckState:
         if self.flapping:
             self.status = "critical"
             self.output = cut(f"flapping; {verdict.output}")
-        elif good and (self.status in ("passing", "warning") or self._streak >= self._passes):
+        elif good and (
+            self.status in ("passing", "warning") or self._streak >= self._passes
+        ):
             self.status = verdict.status
         elif not good and self._streak >= self._fails:
             self.status = "critical"
@@ -218,7 +221,7 @@ class CheckState:
         results = list(self._recent)
         if len(results) < (self._recent.maxlen or 0) // 2:
             return
-        pairs = zip(results, results[1:], strict=False)
+        pairs = itertools.pairwise(results)
         share = sum(a != b for a, b in pairs) / (len(results) - 1)
         if share > self._high:
             self.flapping = True

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Literal, final, get_args
+from typing import Any, Literal, Self, final, get_args
 
 from ._model import check_name
 from ._notice import Notice, Override, dump, guarded, instant, iso, load, some_text
@@ -49,7 +49,7 @@ class Claim:
         if self._claims is not None:
             self._claims.release(self.id)
 
-    def __enter__(self) -> "Claim":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -122,8 +122,11 @@ class Claims:
             if against or (frozen and override is None):
                 raise ClaimRefused(names, [*against, *frozen])
             if frozen and override is not None:
-                details = {"claim": claim.id, "windows": frozen}
-                raw = details | {"reason": override.reason, "approver": override.approver}
+                raw: dict[str, Any] = {"claim": claim.id, "windows": frozen}
+                raw |= {
+                    "reason": override.reason,
+                    "approver": override.approver,
+                }
                 raw |= {"by": by, "at": now}
                 ops.append(Put(join_key("o", claim.id), dump(raw)))
             return [*ops, Put(join_key("c", claim.id), dump(_raw(claim)))], frozen

@@ -24,12 +24,8 @@ from typing import Any
 from ._graph import Graph
 from ._registry import ServiceRegistry
 from .errors import (
-    CoordinationError,
     CycleError,
     InvalidInput,
-    LockError,
-    NoInstances,
-    NotReady,
     RegistryError,
     StoreError,
 )
@@ -37,12 +33,18 @@ from .errors import (
 __all__ = ["main"]
 
 NO, USAGE, LOST, AWAY, INTERRUPTED = 1, 2, 3, 4, 130
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    command: list[str] = []
+    if "--" in words:  # what follows is CMD's, options and all
+        at = words.index("--")
+        words, command = words[:at], words[at + 1 :]
+    args = _parser().parse_args(words)
+    args.command = command
     try:
         return int(args.run(args))
     except InvalidInput as error:
@@ -53,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, NO)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except _Terminated as ended:
+        return 128 + int(ended.args[0])
 
 
 def _fail(error: BaseException, code: int) -> int:
@@ -68,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     url = os.environ.get("MAESTRO_REGISTRY_URL", "sqlite:///registry.db")
     parser.add_argument(
-        "--url", default=url, help="where it lives (MAESTRO_REGISTRY_URL; now %(default)s)"
+        "--url",
+        default=url,
+        help="where it lives (MAESTRO_REGISTRY_URL; now %(default)s)",
     )
     parser.add_argument(
         "--token-from", metavar="FILE", help="read the token for an http(s):// url"
@@ -108,7 +114,11 @@ def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_running(add: Callable[..., argparse.ArgumentParser]) -> None:
-    one = add("register", _register, "stay registered while CMD runs")
+    one = add(
+        "register",
+        _register,
+        "stay registered while CMD runs: register NAME --port N -- CMD",
+    )
     one.add_argument("service")
     one.add_argument("--port", type=int, required=True)
     one.add_argument("--host", default="127.0.0.1")
@@ -119,19 +129,23 @@ def _add_running(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--ttl", type=float, default=15.0)
     one.add_argument("--http", metavar="PATH", help="check it by GET")
     one.add_argument("--tcp", action="store_true", help="check it by connecting")
-    one.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
-    one = add("lock", _lock, "run CMD while holding a lock; MAESTRO_FENCE is set")
+    one = add(
+        "lock",
+        _lock,
+        "hold a lock while CMD runs: lock NAME -- CMD; sets MAESTRO_FENCE",
+    )
     one.add_argument("name")
     one.add_argument("--ttl", type=float, default=15.0)
     one.add_argument("--timeout", type=float, help="seconds to wait for it")
-    one.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
     one = add("serve", _serve, "serve the registry over HTTP (extra [server])")
     one.add_argument("--bind", default="127.0.0.1:8500", metavar="HOST:PORT")
     one.add_argument("--token-file", type=Path, help="lines made by the command token")
     one.add_argument("--tls-cert", type=Path)
     one.add_argument("--tls-key", type=Path)
     one.add_argument("--tls-ca", type=Path, help="ask clients for certificates of it")
-    one.add_argument("--dns", metavar="HOST:PORT", help="answer A and SRV questions, UDP")
+    one.add_argument(
+        "--dns", metavar="HOST:PORT", help="answer A and SRV questions, UDP"
+    )
     one.add_argument("--allow-scripts", action="store_true")
     one.add_argument("--allow-foreign-checks", action="store_true")
     one = add("token", _token, "make a token and the line for the token file")
@@ -278,6 +292,9 @@ def _register(args: Any) -> int:
     checks: list[Check] = [Http(args.http)] if args.http else []
     checks += [Tcp()] if args.tcp else []
     command = _command(args)
+    early: list[int] = []  # registering is short: what comes meanwhile waits
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, _: early.append(number))
     with _open(args) as registry:
         handle = registry.register(
             args.service,
@@ -290,27 +307,43 @@ def _register(args: Any) -> int:
             ttl=args.ttl,
             checks=checks,
         )
+        for number in _SIGNALS:
+            signal.signal(number, _raise_terminated)
+        if early:
+            raise _Terminated(early[0])
         code = _run(command, {"MAESTRO_INSTANCE": handle.instance.id}, handle.lost)
         return LOST if handle.lost.is_set() else code
 
 
 def _lock(args: Any) -> int:
     command = _command(args)
+    for number in _SIGNALS:
+        signal.signal(number, _raise_terminated)
     with _open(args) as registry:
         lock = registry.lock(args.name, ttl=args.ttl, timeout=args.timeout)
         with lock:
             code = _run(command, {"MAESTRO_FENCE": str(lock.fence)}, lock.lost)
             if lock.lost.is_set():
-                print("maestro-registry: the lock was lost; CMD was ended", file=sys.stderr)
+                print(
+                    "maestro-registry: the lock was lost; CMD was ended",
+                    file=sys.stderr,
+                )
                 return LOST
             return code
 
 
 def _command(args: Any) -> list[str]:
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if not command:
+    if not args.command:
         raise InvalidInput("CMD", "", "a command after --")
-    return list(command)
+    return list(args.command)
+
+
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP before CMD was there to take it."""
+
+
+def _raise_terminated(number: int, _: Any) -> None:
+    raise _Terminated(number)
 
 
 def _run(command: list[str], extra: dict[str, str], lost: threading.Event) -> int:
@@ -319,7 +352,7 @@ def _run(command: list[str], extra: dict[str, str], lost: threading.Event) -> in
         command,
         env=os.environ | extra,
         # Should we be killed, CMD must not go on without what we held for it.
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread holds a lock it needs
+        preexec_fn=_die_with_parent(),  # noqa: PLW1509 - it takes no lock
     )
 
     def forward(number: int, _: Any) -> None:
@@ -334,24 +367,36 @@ def _run(command: list[str], extra: dict[str, str], lost: threading.Event) -> in
                 process.kill()
                 return
 
-    before = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGHUP)}
-    threading.Thread(target=watch, daemon=True).start()
     try:
+        for number in _SIGNALS:
+            signal.signal(number, forward)
+        threading.Thread(target=watch, daemon=True).start()
         code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # the terminal told it too
+    except (KeyboardInterrupt, _Terminated):
+        process.terminate()
+        process.wait()
         raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in _SIGNALS:  # what comes now must not break the cleaning up
+            signal.signal(number, signal.SIG_IGN)
     return code if code >= 0 else 128 - code
 
 
-def _die_with_parent() -> None:
+def _die_with_parent() -> Callable[[], None]:
+    """Return what a child calls so that it is killed when its parent dies."""
     import ctypes
 
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux
+    # Loaded before the fork: the child must not import anything.
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    parent = os.getpid()
+
+    def call() -> None:
+        if prctl is not None:
+            prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux
+            if os.getppid() != parent:  # it died before the call
+                os._exit(1)
+
+    return call
 
 
 def _serve(args: Any) -> int:
@@ -473,7 +518,9 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
         return ""
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
         for row in rows
     )
 

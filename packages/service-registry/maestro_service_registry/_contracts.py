@@ -139,7 +139,9 @@ class Contracts:
         self._check_notice(new)
         guarded(self._store, lambda: ([_put(new)], None))
         if emergency is not None:
-            details = {"announcement": new.id, "service": service} | (_plain(emergency) or {})
+            details = {"announcement": new.id, "service": service} | (
+                _plain(emergency) or {}
+            )
             kind = "emergency-announcement"
             self._notify(Notice(kind=kind, at=new.noticed, by=by, details=details))
         return new

@@ -95,7 +95,7 @@ class BellTower:
         # The folder's time changes with each socket that comes or goes.
         changed = os.fstat(self._folder).st_mtime_ns
         if changed != self._seen[0]:
-            names = os.listdir(self._folder)
+            names = os.listdir(self._folder)  # noqa: PTH208 - by descriptor
             # File times move in steps of some ms: a fresh one may hide a newcomer.
             settled = abs(time.time_ns() - changed) > 50_000_000
             self._seen = (changed if settled else -1, names)

@@ -51,7 +51,9 @@ class EtcdStore:
         if not parts.hostname:
             raise InvalidInput("store url", url, "etcd://host:port")
         self._host, self._port = parts.hostname, parts.port or 2379
-        self._tls = tls or ssl.create_default_context() if parts.scheme == "etcds" else None
+        self._tls = (
+            tls or ssl.create_default_context() if parts.scheme == "etcds" else None
+        )
         name = (parse_qs(parts.query).get("prefix") or ["maestro-registry"])[0]
         self._prefix = f"/{name}/"
         self._timeout = timeout
@@ -70,9 +72,7 @@ class EtcdStore:
         records = [self._record(kv) for kv in answer.get("kvs", ())]
         return Snapshot(tuple(records), int(answer["header"]["revision"]))
 
-    def commit(
-        self, ops: Sequence[Op], expect: Mapping[str, int] | None = None
-    ) -> int:
+    def commit(self, ops: Sequence[Op], expect: Mapping[str, int] | None = None) -> int:
         """Apply all operations in one transaction and return its revision."""
         wanted = dict(expect or {})
         compare = [
@@ -100,7 +100,7 @@ class EtcdStore:
             raise Conflict(*next(iter(wanted.items())))
         return int(answer["header"]["revision"])
 
-    def grant(self, ttl: float, *, strict: bool, owner: Process | None) -> str:  # noqa: ARG002 - etcd knows one kind
+    def grant(self, ttl: float, *, strict: bool, owner: Process | None) -> str:
         """Create a lease of `ttl` seconds, rounded up, and return its id."""
         answer = self._call("lease/grant", {"TTL": str(math.ceil(ttl)), "ID": "0"})
         return str(answer["ID"])
@@ -149,7 +149,11 @@ class EtcdStore:
             "range_end": _b64(_after_prefix(start)),
             "start_revision": str(since + 1),
         }
-        present = int(self._call("kv/range", {"key": _b64(b"\0"), "count_only": True})["header"]["revision"])
+        present = int(
+            self._call("kv/range", {"key": _b64(b"\0"), "count_only": True})["header"][
+                "revision"
+            ]
+        )
         if since > present:
             raise Compacted(since, present)
         if since == present and timeout <= 0:
@@ -257,7 +261,9 @@ class EtcdStore:
         return made, True
 
     def _connect(self, timeout: float) -> http.client.HTTPConnection:
-        kind: Any = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
+        kind: Any = (
+            http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
+        )
         more = {"context": self._tls} if self._tls else {}
         made: http.client.HTTPConnection = kind(
             self._host, self._port, timeout=timeout, **more
@@ -278,11 +284,14 @@ class EtcdStore:
             self._local.connection = None
         connection.close()
 
-    def _watch(self, create: Mapping[str, Any], deadline: float) -> Iterator[dict[str, Any]]:
+    def _watch(
+        self, create: Mapping[str, Any], deadline: float
+    ) -> Iterator[dict[str, Any]]:
         """Yield the messages of one watch until the deadline."""
         body = json.dumps({"create_request": create}).encode("utf-8")
         headers = self._headers("watch")
         connection = self._connect(self._timeout)
+        response: http.client.HTTPResponse | None = None
         try:
             connection.request("POST", "/v3/watch", body, headers)
             response = connection.getresponse()
@@ -294,10 +303,15 @@ class EtcdStore:
                 yield json.loads(line)
         except TimeoutError:
             return
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+        except (
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+            AttributeError,
+        ) as error:
             raise self._unavailable(error) from error
         finally:
-            with contextlib.suppress(UnboundLocalError):
+            if response is not None:
                 response.close()
             self._discard(connection)
 

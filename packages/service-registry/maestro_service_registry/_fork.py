@@ -6,24 +6,29 @@ free, holds them while it happens, and lets them go on both sides.
 """
 
 import os
-import threading
 import weakref
-from typing import Final
+from typing import Any, Final, Protocol
 
 __all__ = ["hold_across_fork"]
 
-_HELD: Final[weakref.WeakKeyDictionary[object, "threading._RLock"]] = (
-    weakref.WeakKeyDictionary()
-)
-_TAKEN: Final[list["threading._RLock"]] = []
+_HELD: Final[weakref.WeakKeyDictionary[object, "_Lock"]] = weakref.WeakKeyDictionary()
+_TAKEN: Final[list["_Lock"]] = []
 _INSTALLED: Final[list[bool]] = []
 
 
-def hold_across_fork(owner: object, lock: "threading._RLock") -> None:
+class _Lock(Protocol):
+    def acquire(self) -> Any: ...
+
+    def release(self) -> None: ...
+
+
+def hold_across_fork(owner: object, lock: _Lock) -> None:
     """Hold `lock` during every fork for as long as `owner` lives."""
     if not _INSTALLED and hasattr(os, "register_at_fork"):
         _INSTALLED.append(True)
-        os.register_at_fork(before=_take, after_in_parent=_let_go, after_in_child=_let_go)
+        os.register_at_fork(
+            before=_take, after_in_parent=_let_go, after_in_child=_let_go
+        )
     _HELD[owner] = lock
 
 

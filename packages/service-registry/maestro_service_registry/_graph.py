@@ -59,7 +59,9 @@ class Graph:
         depth: dict[str, int] = {}
         for name in names:
             self._measure(name, depth)
-        layers: list[list[str]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+        layers: list[list[str]] = [
+            [] for _ in range(max(depth.values(), default=-1) + 1)
+        ]
         for name in names:
             layers[depth[name]].append(name)
         return layers

@@ -117,18 +117,22 @@ class Heart:
             self._thread.start()
 
     def _run(self) -> None:
-        while True:
-            try:
-                wait = self.run_due()
-            except Exception:  # a callback's fault must not stop the other beats
-                _log.exception("heartbeat failed; going on")
-                wait = 1.0
-            with self._changed:
-                if self._closed:
-                    return
+        while not self._pause(self._run_safely()):
+            pass
+
+    def _run_safely(self) -> float:
+        try:
+            return self.run_due()
+        except Exception:  # a callback's fault must not stop the other beats
+            _log.exception("heartbeat failed; going on")
+            return 1.0
+
+    def _pause(self, wait: float) -> bool:
+        """Wait, at most until something changes; return True when closed."""
+        with self._changed:
+            if not self._closed:
                 self._changed.wait(min(wait, 3600.0))
-                if self._closed:
-                    return
+            return self._closed
 
     def _renew(self, due: list[Beat], now: float) -> None:
         try:

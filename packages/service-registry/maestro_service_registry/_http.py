@@ -58,7 +58,9 @@ class HttpStore:
         if not parts.hostname or parts.path not in ("", "/"):
             raise InvalidInput("store url", url, "http://host:port")
         self._host, self._port = parts.hostname, parts.port
-        self._tls = tls or ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = (
+            tls or ssl.create_default_context() if parts.scheme == "https" else None
+        )
         self._token, self._timeout = token, timeout
         self._local = threading.local()
         self._lock = threading.Lock()  # guards the set of connections
@@ -70,9 +72,7 @@ class HttpStore:
         raw = self._ask("read", prefix=prefix)
         return Snapshot(tuple(Record(**r) for r in raw["records"]), raw["revision"])
 
-    def commit(
-        self, ops: Sequence[Op], expect: Mapping[str, int] | None = None
-    ) -> int:
+    def commit(self, ops: Sequence[Op], expect: Mapping[str, int] | None = None) -> int:
         """Apply all operations at one new revision and return it."""
         plain = [
             [op.key] if isinstance(op, Delete) else [op.key, op.value, op.lease]
@@ -107,7 +107,9 @@ class HttpStore:
         wait = max(0.0, min(timeout, LONG_POLL))
         raw = self._ask("events", wait, prefix=prefix, since=since, timeout=wait)
         events = tuple(
-            Event(e["key"], e["revision"], Record(**e["record"]) if e["record"] else None)
+            Event(
+                e["key"], e["revision"], Record(**e["record"]) if e["record"] else None
+            )
             for e in raw["events"]
         )
         return Batch(events, raw["revision"])
@@ -144,7 +146,9 @@ class HttpStore:
             except (OSError, http.client.HTTPException, AttributeError) as error:
                 self._discard(connection)
                 # A kept connection that the server closed: nothing was done yet.
-                idle = isinstance(error, http.client.RemoteDisconnected | BrokenPipeError)
+                idle = isinstance(
+                    error, http.client.RemoteDisconnected | BrokenPipeError
+                )
                 if last or fresh or not idle:
                     raise self._unavailable(error) from error
                 continue
@@ -159,7 +163,9 @@ class HttpStore:
         found = getattr(self._local, "connection", None)
         if found is not None and self._local.pid == os.getpid():
             return found, False
-        kind: Any = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
+        kind: Any = (
+            http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
+        )
         more = {"context": self._tls} if self._tls else {}
         made: http.client.HTTPConnection = kind(
             self._host, self._port, timeout=self._timeout, **more
@@ -192,7 +198,9 @@ class HttpStore:
         if response.status == 403:
             return AccessDenied(text)
         where = f"{self._host}:{self._port}"
-        return StoreUnavailable(f"registry at {where} answered {response.status}: {text}")
+        return StoreUnavailable(
+            f"registry at {where} answered {response.status}: {text}"
+        )
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         return StoreUnavailable(f"registry at {self._host}:{self._port}: {error}")

@@ -59,7 +59,7 @@ class Lock:
 
     def __init__(
         self,
-        name: str,
+        name: Any,
         *,
         store: Store,
         heart: Heart,
@@ -72,7 +72,7 @@ class Lock:
     ) -> None:
         if not isinstance(name, str) or not 1 <= len(name) <= 253:
             raise InvalidInput("lock name", name, "a text of 1 to 253 characters")
-        self.name = name
+        self.name: str = name
         self.ttl = check_ttl(ttl)
         self.holder = holder or f"{socket.gethostname()}:{os.getpid()}"
         self.lost = threading.Event()
@@ -172,7 +172,9 @@ class Lock:
         value = json.dumps(ticket | {"since": self._store.now()})
         while True:
             try:
-                return self._store.commit([Put(self._key, value, lease)], {self._key: 0})
+                return self._store.commit(
+                    [Put(self._key, value, lease)], {self._key: 0}
+                )
             except LeaseLost as error:
                 raise LockLost(self.name, 0, "its lease ended while waiting") from error
             except (StoreUnavailable, Conflict):

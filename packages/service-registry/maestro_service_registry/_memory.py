@@ -56,9 +56,7 @@ class MemoryStore:
             revision = self._revision
         return Snapshot(tuple(sorted(found, key=lambda r: r.key)), revision)
 
-    def commit(
-        self, ops: Sequence[Op], expect: Mapping[str, int] | None = None
-    ) -> int:
+    def commit(self, ops: Sequence[Op], expect: Mapping[str, int] | None = None) -> int:
         """Apply all operations at one new revision and return it."""
         with self._changed:
             self._check_open()
@@ -67,9 +65,9 @@ class MemoryStore:
                 if (record.revision if record else 0) != wanted:
                     raise Conflict(key, wanted)
             for op in ops:
-                if not isinstance(op, Delete) and op.lease is not None:
-                    if op.lease not in self._leases:
-                        raise LeaseLost(op.lease, "it ended before the commit")
+                lease = None if isinstance(op, Delete) else op.lease
+                if lease is not None and lease not in self._leases:
+                    raise LeaseLost(lease, "it ended before the commit")
             return self._apply(ops)
 
     def grant(self, ttl: float, *, strict: bool, owner: Process | None) -> str:
@@ -102,8 +100,7 @@ class MemoryStore:
             ended = {
                 id
                 for id in leases
-                if id in self._leases
-                and (not only_late or self._leases[id][1] <= now)
+                if id in self._leases and (not only_late or self._leases[id][1] <= now)
             }
             for id in ended:
                 del self._leases[id]

@@ -154,7 +154,11 @@ def worst(healths: Iterable[Health]) -> Health:
 def cut(text: str) -> str:
     """Shorten a check's output to what is kept."""
     raw = text.encode("utf-8", "replace")
-    return text if len(raw) <= OUTPUT_BYTES else raw[:OUTPUT_BYTES].decode("utf-8", "ignore")
+    return (
+        text
+        if len(raw) <= OUTPUT_BYTES
+        else raw[:OUTPUT_BYTES].decode("utf-8", "ignore")
+    )
 
 
 def check_name(field_name: str, value: Any) -> str:
@@ -176,7 +180,8 @@ def check_ttl(value: Any) -> float:
     return float(value)
 
 
-def _check_place(instance: Instance) -> None:
+def _check_place(instance: Any) -> None:
+    # Any: these come from users and from other programs, whatever the types say.
     if not isinstance(instance.id, str) or not _ID.fullmatch(instance.id):
         expected = "1 to 253 characters without spaces or control characters"
         raise InvalidInput("id", instance.id, expected)
@@ -190,13 +195,17 @@ def _check_place(instance: Instance) -> None:
         raise InvalidInput("scheme", instance.scheme, "a URL scheme such as http")
 
 
-def _check_labels(instance: Instance) -> None:
+def _check_labels(instance: Any) -> None:
     parse_version(instance.version)
     for field_name, value in (("zone", instance.zone), ("region", instance.region)):
         if value:
             check_name(field_name, value)
     weight = instance.weight
-    if not isinstance(weight, int) or isinstance(weight, bool) or not 0 <= weight <= 65535:
+    if (
+        not isinstance(weight, int)
+        or isinstance(weight, bool)
+        or not 0 <= weight <= 65535
+    ):
         raise InvalidInput("weight", weight, "a number from 0 to 65535")
     if instance.status not in STATUSES:
         raise InvalidInput("status", instance.status, f"one of {', '.join(STATUSES)}")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ._store import Op, Put, Record, Store
 from .errors import Conflict, InvalidInput
 
-__all__ = ["Notice", "Override", "guarded", "iso", "instant"]
+__all__ = ["Notice", "Override", "guarded", "instant", "iso"]
 
 GUARD = "g/coordination"
 T = TypeVar("T")

@@ -111,7 +111,9 @@ class Outliers:
 
     def _is_outlier(self, history: _History) -> bool:
         rules = self._settings
-        enough = [h for h in self._histories.values() if len(h.results) >= rules.requests]
+        enough = [
+            h for h in self._histories.values() if len(h.results) >= rules.requests
+        ]
         if len(enough) < rules.hosts or len(history.results) < rules.requests:
             return False
         rates = [sum(h.results) / len(h.results) for h in enough]

@@ -86,7 +86,7 @@ class Wheel:
         self._size = len(self._sequence)
         self._next = count(rng.randrange(self._size)).__next__
 
-    def __call__(self, key: str | None) -> Instance:  # noqa: ARG002 - the Protocol's
+    def __call__(self, key: str | None) -> Instance:
         """Return the next one."""
         return self._sequence[self._next() % self._size]
 
@@ -124,7 +124,9 @@ class HashPicker:
     def __call__(self, key: str | None) -> Instance:
         """Return the instance of `key`; the first call builds the table."""
         if key is None:
-            raise InvalidInput("key", key, 'a text: the policy "hash" needs pick(key=...)')
+            raise InvalidInput(
+                "key", key, 'a text: the policy "hash" needs pick(key=...)'
+            )
         choose = self._choose
         if choose is None:
             ids = list(self._by_id)
@@ -143,7 +145,7 @@ class LeastRequest:
         self._pairs = list(zip(instances, loads, strict=True))
         self._rng = rng
 
-    def __call__(self, key: str | None) -> Instance:  # noqa: ARG002 - the Protocol's
+    def __call__(self, key: str | None) -> Instance:
         """Return the least busy; equals are chosen at random."""
         costs = [(_active_cost(i, x), self._rng.random(), i) for i, x in self._pairs]
         return min(costs, key=lambda entry: entry[:2])[2]
@@ -166,7 +168,7 @@ class TwoChoices:
         self._random = rng.random
         self._cost = cost
 
-    def __call__(self, key: str | None) -> Instance:  # noqa: ARG002 - the Protocol's
+    def __call__(self, key: str | None) -> Instance:
         """Return the better of two."""
         size, random = self._size, self._random
         first = int(random() * size)

@@ -96,7 +96,9 @@ def _contract_reasons(
     breaking = [a for a in open_ones if a.breaking]
     if not breaking and breaks(store, service, version):
         days = rules.notice / 86_400
-        return [f"{version} breaks {service} and was not announced; {days:g} d of notice"]
+        return [
+            f"{version} breaks {service} and was not announced; {days:g} d of notice"
+        ]
     reasons = []
     for found in breaking:
         reasons += _pending(found, now, rules)

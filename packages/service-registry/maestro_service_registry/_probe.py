@@ -72,7 +72,7 @@ async def _ask(check: Check, host: str, port: int, scheme: str) -> Verdict:
 
 
 async def _http(check: Http, url: SplitResult) -> Verdict:
-    head = _request(check, url.scheme, url.netloc, url.path, url.query)
+    head = _request(check, url.netloc, url.path, url.query)
     host = url.hostname or ""
     port = url.port or (443 if url.scheme == "https" else 80)
     if url.scheme == "http" and _is_ip(host):
@@ -83,7 +83,7 @@ async def _http(check: Http, url: SplitResult) -> Verdict:
 
 
 @lru_cache(maxsize=4096)
-def _request(check: Http, scheme: str, netloc: str, path: str, query: str) -> bytes:
+def _request(check: Http, netloc: str, path: str, query: str) -> bytes:
     target = (path or "/") + (f"?{query}" if query else "")
     lines = [f"{check.method} {target} HTTP/1.1", f"Host: {netloc}"]
     lines += ["User-Agent: maestro-registry", "Connection: close"]
@@ -99,12 +99,17 @@ async def _exchange(host: str, port: int, head: bytes) -> bytes:
         await loop.sock_connect(sock, (host, port))
         await loop.sock_sendall(sock, head)
         answer = b""
-        while b"\n" not in answer and len(answer) < ANSWER_BYTES:
+        # The status line is enough when all is well; else the body may say why.
+        while len(answer) < ANSWER_BYTES and not _fine(answer):
             piece = await loop.sock_recv(sock, ANSWER_BYTES)
             if not piece:
                 break
             answer += piece
     return answer
+
+
+def _fine(answer: bytes) -> bool:
+    return b"\n" in answer and answer[9:10] == b"2"
 
 
 async def _exchange_tls_or_named(
@@ -115,7 +120,13 @@ async def _exchange_tls_or_named(
     try:
         writer.write(head)
         await writer.drain()
-        return await reader.read(ANSWER_BYTES)
+        answer = b""
+        while len(answer) < ANSWER_BYTES and not _fine(answer):
+            piece = await reader.read(ANSWER_BYTES)
+            if not piece:
+                break
+            answer += piece
+        return answer
     finally:
         writer.close()
         with contextlib.suppress(OSError, ssl.SSLError):
@@ -140,7 +151,9 @@ def _read_answer(answer: bytes) -> Verdict:
     if 200 <= code < 300:
         return Verdict("passing", f"HTTP {code}")
     body = rest.partition(b"\r\n\r\n")[2][:200].decode("utf-8", "replace")
-    return Verdict("warning" if code == 429 else "critical", f"HTTP {code} {body}".strip())
+    return Verdict(
+        "warning" if code == 429 else "critical", f"HTTP {code} {body}".strip()
+    )
 
 
 async def _script(check: Script) -> Verdict:
@@ -293,9 +306,7 @@ class Running:
     ) -> None:
         self.id, self.check, self.place, self.tell = id, check, place, tell
         fails = 1 if isinstance(check, Ttl) else check.fails
-        self.state = CheckState(
-            fails=fails, passes=check.passes, initial=check.initial
-        )
+        self.state = CheckState(fails=fails, passes=check.passes, initial=check.initial)
         self.heard = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.stopped = False

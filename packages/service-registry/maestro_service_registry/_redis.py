@@ -16,7 +16,17 @@ from typing import Any, Final, final
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from ._clock import Process
-from ._store import BATCH, KEPT_EVENTS, Batch, Delete, Event, Lease, Op, Record, Snapshot
+from ._store import (
+    BATCH,
+    KEPT_EVENTS,
+    Batch,
+    Delete,
+    Event,
+    Lease,
+    Op,
+    Record,
+    Snapshot,
+)
 from .errors import Compacted, Conflict, InvalidInput, LeaseLost, StoreUnavailable
 
 try:
@@ -180,7 +190,9 @@ class RedisStore:
     expires_itself = False
     shared_by_pid = False
 
-    def __init__(self, url: str, *, keep: int = KEPT_EVENTS, timeout: float = 5.0) -> None:
+    def __init__(
+        self, url: str, *, keep: int = KEPT_EVENTS, timeout: float = 5.0
+    ) -> None:
         parts = urlsplit(url)
         query = parse_qs(parts.query)
         prefix = (query.pop("prefix", None) or ["maestro-registry"])[0]
@@ -207,9 +219,7 @@ class RedisStore:
         records = sorted((_record(k, v) for k, v in pairs), key=lambda r: r.key)
         return Snapshot(tuple(records), int(revision))
 
-    def commit(
-        self, ops: Sequence[Op], expect: Mapping[str, int] | None = None
-    ) -> int:
+    def commit(self, ops: Sequence[Op], expect: Mapping[str, int] | None = None) -> int:
         """Apply all operations in one script and return its revision."""
         wanted = [[key, str(at)] for key, at in (expect or {}).items()]
         plain = [
@@ -226,7 +236,11 @@ class RedisStore:
     def grant(self, ttl: float, *, strict: bool, owner: Process | None) -> str:
         """Create a lease of `ttl` seconds and return its id."""
         id = uuid.uuid4().hex
-        raw = {"ttl": ttl, "strict": strict, "owner": owner.to_dict() if owner else None}
+        raw = {
+            "ttl": ttl,
+            "strict": strict,
+            "owner": owner.to_dict() if owner else None,
+        }
         self._run(_GRANT, id, str(int(ttl * 1000)), json.dumps(raw))
         return id
 
@@ -274,7 +288,9 @@ class RedisStore:
 
     def compact(self) -> None:
         """Forget all events but the last."""
-        self._guard(lambda: self._redis.xtrim(self._keys[3], maxlen=1, approximate=False))
+        self._guard(
+            lambda: self._redis.xtrim(self._keys[3], maxlen=1, approximate=False)
+        )
 
     def _forgotten(self, since: int, revision: str, first: str) -> bool:
         if since >= int(revision):

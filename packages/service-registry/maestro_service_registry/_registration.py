@@ -176,7 +176,9 @@ class Registration:
         if before and before.lease and before.lease != lease:
             self._store.revoke([before.lease])
         self._lease = lease
-        beat = Beat(lease, wanted.ttl, strict=False, gone=self._gone, beaten=self._beaten)
+        beat = Beat(
+            lease, wanted.ttl, strict=False, gone=self._gone, beaten=self._beaten
+        )
         self._heart.add(beat, started)
 
     def _stored(self) -> Record | None:
@@ -223,4 +225,3 @@ class Registration:
     def _same(self, record: Record) -> bool:
         stored = decode(record)
         return stored.to_json() == replace(self._wanted, stale=stored.stale).to_json()
-

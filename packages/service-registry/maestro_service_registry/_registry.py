@@ -82,6 +82,7 @@ class ServiceRegistry:
         self._timing = timing or Timing()
         self._rules, self._on_notice = rules, on_notice
         self._lock = threading.RLock()  # guards the lists and the lazy parts
+        self._closed = False
         self._start_parts()
         _ALIVE.add(self)
         if not _HOOKED and hasattr(os, "register_at_fork"):
@@ -143,7 +144,9 @@ class ServiceRegistry:
         known = {"version", "zone", "region", "weight", "scheme", "status"}
         for name in more:
             if name not in known:
-                raise InvalidInput("register", name, f"one of {', '.join(sorted(known))}")
+                raise InvalidInput(
+                    "register", name, f"one of {', '.join(sorted(known))}"
+                )
         wanted = Instance(
             service=service,
             id=id or f"{socket.gethostname()}-{port}-{me.pid}",
@@ -164,7 +167,9 @@ class ServiceRegistry:
         _refuse_foreign(wanted, checks)
         if checks:
             now = self.store.now()
-            wanted = wanted.with_reports(map(_first_report, enumerate(checks), checks), now)
+            wanted = wanted.with_reports(
+                map(_first_report, enumerate(checks), checks), now
+            )
         registration = Registration(
             wanted,
             store=self.store,
@@ -421,14 +426,15 @@ class ServiceRegistry:
         self._prober: Prober | None = None
         self._registrations: list[Registration] = []
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
-        self._closed = False
 
     def _follow(self) -> None:
         self._feed.start()
         if not self.store.expires_itself:
             self._heart.watch_over()
 
-    def run_check(self, registration: Registration, id: str, check: "Check") -> "Running":
+    def run_check(
+        self, registration: Registration, id: str, check: "Check"
+    ) -> "Running":
         """Make a further check of an instance that this registry holds."""
         from ._checks import Ttl
         from ._probe import Prober
@@ -444,7 +450,9 @@ class ServiceRegistry:
                 registration.report(report)
 
         running = self._prober.add(id, check, place, tell)
-        registration.attach(running.stop, running.hear if isinstance(check, Ttl) else None)
+        registration.attach(
+            running.stop, running.hear if isinstance(check, Ttl) else None
+        )
         return running
 
     def _forget(self, registration: Registration) -> None:
@@ -458,9 +466,7 @@ class ServiceRegistry:
 
     def _restart_in_child(self) -> None:
         self._lock = threading.RLock()
-        closed = self._closed
         self._start_parts()
-        self._closed = closed
 
 
 _OPTIONS = {"rng", "timing", "rules", "on_notice", "clock"}
@@ -468,7 +474,7 @@ _OPTIONS = {"rng", "timing", "rules", "on_notice", "clock"}
 
 def _after_fork() -> None:
     for registry in list(_ALIVE):
-        registry._restart_in_child()  # noqa: SLF001 - same module
+        registry._restart_in_child()
 
 
 def _first_report(numbered: "tuple[int, Check]", check: "Check") -> CheckReport:

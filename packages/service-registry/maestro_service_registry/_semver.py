@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache, total_ordering
 from operator import eq, ge, gt, le, lt
+from typing import Any
 
 from .errors import InvalidInput
 
@@ -67,7 +68,7 @@ class VersionRange:
 
 
 @lru_cache(maxsize=4096)
-def parse_version(text: str) -> Version:
+def parse_version(text: Any) -> Version:
     """Read a version; missing minor and patch numbers count as 0."""
     match = _VERSION.fullmatch(text) if isinstance(text, str) else None
     if not match:
@@ -79,7 +80,7 @@ def parse_version(text: str) -> Version:
 
 
 @lru_cache(maxsize=4096)
-def parse_range(text: str) -> VersionRange:
+def parse_range(text: Any) -> VersionRange:
     """Read a range in npm's grammar: ^ ~ < <= > >= = x-ranges, `a - b`, `||`."""
     if not isinstance(text, str) or len(text) > 256:
         raise InvalidInput("version range", text, _EXPECTED_RANGE)

@@ -19,7 +19,7 @@ from ._hashing import hash64
 from ._model import Instance, check_name
 from ._outliers import Ejection, Outliers, place_of
 from ._pickers import Load, Picker, Policy, loads_of, make_picker
-from ._semver import VersionRange, parse_range
+from ._semver import VersionRange
 from ._watch import Feed
 from .errors import NoInstances
 
@@ -161,7 +161,10 @@ class Service:
             return pool
         with self._lock:
             snapshot = self._feed.services.get(self.name, ())
-            if self._pool.seen is not snapshot or self._pool.version != outliers.version:
+            if (
+                self._pool.seen is not snapshot
+                or self._pool.version != outliers.version
+            ):
                 self._pool = self._build(snapshot)
             return self._pool
 
@@ -191,8 +194,8 @@ class Service:
         matching, reasons = self._match(snapshot)
         healthy = [i for i in matching if i.usable and not self._outliers.ejected(i)]
         fresh = [i for i in healthy if not i.stale]
-        panic = (
-            len(matching) >= PANIC_FROM and len(healthy) < wanted.panic * len(matching)
+        panic = len(matching) >= PANIC_FROM and len(healthy) < wanted.panic * len(
+            matching
         )
         chosen = matching if panic else (fresh or healthy)
         self._note_newcomers(chosen)
@@ -225,9 +228,7 @@ class Service:
     def _load(self, instance: Instance) -> Load:
         return self._loads[place_of(instance)]
 
-    def _match(
-        self, snapshot: Sequence[Instance]
-    ) -> tuple[list[Instance], list[str]]:
+    def _match(self, snapshot: Sequence[Instance]) -> tuple[list[Instance], list[str]]:
         wanted = self._wanted
         found, off, version, tags = list[Instance](), 0, 0, 0
         for instance in snapshot:
@@ -260,7 +261,10 @@ class Service:
             return 1 if near else 2
 
         return [
-            ([i for i in usable if level(i) == n], [i for i in matching if level(i) == n])
+            (
+                [i for i in usable if level(i) == n],
+                [i for i in matching if level(i) == n],
+            )
             for n in range(3)
         ]
 

@@ -51,8 +51,26 @@ __all__ = ["SqliteStore"]
 SCHEMA_VERSION = 1
 REBOOT_JUMP = 1_000_000  # more commits than can be lost unsynced with the machine
 NETWORK_FILE_SYSTEMS = frozenset(
-    "9p afs ceph cifs fuse.ceph fuse.glusterfs fuse.s3fs fuse.sshfs gfs2 glusterfs "
-    "lustre ncpfs nfs nfs4 ocfs2 smb3 smbfs virtiofs".split()
+    [
+        "9p",
+        "afs",
+        "ceph",
+        "cifs",
+        "fuse.ceph",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "gfs2",
+        "glusterfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "smb3",
+        "smbfs",
+        "virtiofs",
+    ]
 )
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -90,7 +108,7 @@ class SqliteStore:
         if not str(path):
             expected = "sqlite:///relative/file.db or sqlite:////absolute/file.db"
             raise InvalidInput("store url", str(path), expected)
-        self.path = Path(os.path.abspath(path))
+        self.path = Path(path).absolute()
         _refuse_network_file_system(self.path, Path(mounts))
         self._clock = clock or SystemClock()
         self._keep = keep
@@ -113,9 +131,7 @@ class SqliteStore:
             revision = self._state(db)[0]
         return Snapshot(tuple(Record(*row) for row in rows), revision)
 
-    def commit(
-        self, ops: Sequence[Op], expect: Mapping[str, int] | None = None
-    ) -> int:
+    def commit(self, ops: Sequence[Op], expect: Mapping[str, int] | None = None) -> int:
         """Apply all operations in one transaction and return its revision."""
         with self._writing(durable=any(_unleased(op) for op in ops)) as db:
             for key, wanted in (expect or {}).items():
@@ -324,8 +340,7 @@ class SqliteStore:
             if isinstance(op, Delete):
                 gone = db.execute("DELETE FROM records WHERE key = ?", (op.key,))
                 if gone.rowcount:
-                    event = (revision, n, op.key, None, None, None)
-                    db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", event)
+                    _log_event(db, revision, n, op.key, None, None, None)
                 continue
             if op.lease is not None and not _exists(db, op.lease):
                 raise LeaseLost(op.lease, "it ended before the commit")
@@ -335,8 +350,7 @@ class SqliteStore:
                 "lease = excluded.lease RETURNING created",
                 (op.key, op.value, revision, revision, op.lease),
             ).fetchone()[0]
-            event = (revision, n, op.key, op.value, created, op.lease)
-            db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", event)
+            _log_event(db, revision, n, op.key, op.value, created, op.lease)
         if revision % 1000 == 0:
             self._prune(db, revision - self._keep)
         return revision
@@ -388,6 +402,10 @@ def _whole_revisions(
         (last, prefix, prefix + "\U0010ffff"),
     ).fetchall()
     return rows, last
+
+
+def _log_event(db: sqlite3.Connection, *row: object) -> None:
+    db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
 def _event(row: Any) -> Event:

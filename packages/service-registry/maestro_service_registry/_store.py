@@ -117,9 +117,7 @@ class Store(Protocol):
         """Return every record whose key starts with `prefix`."""
         ...
 
-    def commit(
-        self, ops: Sequence[Op], expect: Mapping[str, int] | None = None
-    ) -> int:
+    def commit(self, ops: Sequence[Op], expect: Mapping[str, int] | None = None) -> int:
         """Apply all operations at one new revision and return it.
 
         Args:
@@ -186,7 +184,7 @@ def open_store(url: str, *, clock: Clock | None = None, **options: Any) -> Store
     host · `http(s)://host:port` a registry server · `redis://`, `rediss://` ·
     `etcd://host:port`, `etcds://host:port`.
     """
-    scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+    scheme = urlsplit(url).scheme
     clock = clock or SystemClock()
     if scheme == "memory":
         from ._memory import MemoryStore

@@ -93,14 +93,18 @@ class Watch:
         """End the iteration, at the latest after the current wait."""
         self._closed = True
 
+    def closed(self) -> bool:
+        """Tell whether it was closed, by any thread."""
+        return self._closed
+
     def __iter__(self) -> Iterator[Change]:
         pause = 0.1
-        while not self._closed:
+        while not self.closed():
             try:
                 changes = self.poll(1.0)
                 pause = 0.1
             except StoreError as error:
-                if self._closed:
+                if self.closed():
                     return
                 _log.warning("watch waits for the store: %s", error)
                 time.sleep(pause * random.uniform(0.5, 1.5))
@@ -128,7 +132,9 @@ def _changes(events: tuple[Event, ...]) -> list[Change]:
             found.append(Removed(service, id, event.revision))
             continue
         kind = Added if event.record.created == event.revision else Changed
-        found += [kind(instance, event.revision) for instance in decode_all([event.record])]
+        found += [
+            kind(instance, event.revision) for instance in decode_all([event.record])
+        ]
     return found
 
 
@@ -164,7 +170,7 @@ class Feed:
         if self._thread is not None:
             return
         with self._lock:
-            if self._thread is None and not self._closed.is_set():
+            if not self._closed.is_set() and not self._running():
                 self._adopt(self._load())
                 self._thread = threading.Thread(
                     target=self._run, name="maestro-registry-feed", daemon=True
@@ -203,6 +209,9 @@ class Feed:
         if self._thread and self._thread is not threading.current_thread():
             self._thread.join(10)
 
+    def _running(self) -> bool:
+        return self._thread is not None
+
     def _run(self) -> None:
         pause = 0.1
         while not self._closed.is_set():
@@ -238,7 +247,9 @@ class Feed:
         before = sum(map(len, self.services.values()))
         if before >= GUARD_FROM and len(instances) * 10 <= before:
             _log.warning(
-                "%d of %d instances vanished; asking again", before - len(instances), before
+                "%d of %d instances vanished; asking again",
+                before - len(instances),
+                before,
             )
             if self._closed.wait(self._confirm_after):
                 return

@@ -1,25 +1,25 @@
 """Everything this package raises on purpose.
 
-    RegistryError
-    |-- InvalidInput (also a ValueError)   a name, port, version, url ... that cannot be
-    |-- NoInstances                        nothing to pick; `.reasons` says why
-    |-- NotReady                           `wait_ready` ran out of time; `.waiting_for`
-    |-- CycleError                         services require each other; `.path`
-    |-- LeaseLost                          the registration or session is gone
-    |-- LockError
-    |   |-- LockNotAcquired                somebody else holds it; `.holder`
-    |   |-- LockLost                       held once, no longer; stop writing
-    |   `-- StaleFence                     a later holder has written already
-    |-- CoordinationError
-    |   |-- ClaimRefused                   `.reasons`, each names claim or window
-    |   |-- NoticeTooShort                 `.needed` and `.given`, in seconds
-    |   `-- UnknownEntry                   no such claim, window or announcement
-    |-- AccessDenied                       the token does not allow this
-    `-- StoreError
-        |-- StoreUnavailable               try again: the store does not answer
-        |-- Conflict                       compare-and-set lost; `.key`
-        |-- Compacted                      the revision is no longer kept; read anew
-        `-- UnsafeStore                    a place where data would be lost
+RegistryError
+|-- InvalidInput (also a ValueError)   a name, port, version, url ... that cannot be
+|-- NoInstances                        nothing to pick; `.reasons` says why
+|-- NotReady                           `wait_ready` ran out of time; `.waiting_for`
+|-- CycleError                         services require each other; `.path`
+|-- LeaseLost                          the registration or session is gone
+|-- LockError
+|   |-- LockNotAcquired                somebody else holds it; `.holder`
+|   |-- LockLost                       held once, no longer; stop writing
+|   `-- StaleFence                     a later holder has written already
+|-- CoordinationError
+|   |-- ClaimRefused                   `.reasons`, each names claim or window
+|   |-- NoticeTooShort                 `.needed` and `.given`, in seconds
+|   `-- UnknownEntry                   no such claim, window or announcement
+|-- AccessDenied                       the token does not allow this
+`-- StoreError
+|-- StoreUnavailable               try again: the store does not answer
+|-- Conflict                       compare-and-set lost; `.key`
+|-- Compacted                      the revision is no longer kept; read anew
+`-- UnsafeStore                    a place where data would be lost
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """For tests: a clock that obeys, and the checks that every store must pass.
 
-    @pytest.mark.parametrize("check", store_checks(), ids=lambda c: c.__name__)
-    def test_my_store(check):
-        check(MyStore())
+@pytest.mark.parametrize("check", store_checks(), ids=lambda c: c.__name__)
+def test_my_store(check):
+check(MyStore())
 """
 
 import threading
@@ -127,7 +127,7 @@ def a_failed_commit_changes_nothing(store: Store) -> None:
         try:
             store.commit([Put("t/new", "1"), Delete("t/x")], {"t/x": 0})
         except Conflict as error:
-            assert error.key == "t/x"
+            assert error.key == "t/x"  # noqa: PT017 - pytest is not needed here
         else:
             raise AssertionError("the commit went through")
         assert store.read("t/").records == before.records
@@ -165,7 +165,7 @@ def a_dead_lease_is_refused(store: Store) -> None:
         try:
             store.commit([Put("t/x", "1", lease)])
         except LeaseLost as error:
-            assert error.lease == lease
+            assert error.lease == lease  # noqa: PT017 - pytest is not needed here
         else:
             raise AssertionError("the commit went through")
         assert store.read("t/").records == ()
@@ -228,7 +228,7 @@ def a_revision_of_the_future_is_compacted(store: Store) -> None:
         try:
             store.events("t/", now + 1_000_000, 0.2)
         except Compacted as error:
-            assert error.since == now + 1_000_000
+            assert error.since == now + 1_000_000  # noqa: PT017 - pytest is not needed here
         else:
             raise AssertionError("a revision of the future was accepted")
 

@@ -87,7 +87,9 @@ def serving(url: str, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """Run `maestro-registry serve` on a free port; give its address and process."""
     command = [sys.executable, "-m", "maestro_service_registry", "--url", url]
     command += ["serve", "--bind", "127.0.0.1:0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     try:
         address = ""
         while not address.startswith("registry on"):

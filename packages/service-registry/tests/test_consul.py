@@ -48,7 +48,12 @@ def refused(address, path, method="PUT", body=None, **headers):
 def test_py_consul_registers_passes_a_ttl_check_and_finds(client):
     check = consul.Check.ttl("10s")
     client.agent.service.register(
-        "web", service_id="web1", address="127.0.0.1", port=8080, tags=["http"], check=check
+        "web",
+        service_id="web1",
+        address="127.0.0.1",
+        port=8080,
+        tags=["http"],
+        check=check,
     )
     assert client.agent.services()["web1"]["Port"] == 8080
     index, found = client.health.service("web", passing=True)
@@ -90,7 +95,9 @@ def test_a_blocking_query_wakes_with_the_change_and_not_with_others(client):
     answers = []
 
     def ask():
-        answers.append((client.health.service("slow", index=index, wait="20s"), time.monotonic()))
+        answers.append(
+            (client.health.service("slow", index=index, wait="20s"), time.monotonic())
+        )
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -100,7 +107,7 @@ def test_a_blocking_query_wakes_with_the_change_and_not_with_others(client):
     changed = time.monotonic()
     client.agent.service.register("slow", service_id="s2", port=2)
     thread.join(15)
-    ((fresh, entries), at), = answers
+    (((fresh, entries), at),) = answers
     assert int(fresh) > int(index)
     assert len(entries) >= 2 or client.health.service("slow")[1]
     assert at - changed < 5
@@ -133,7 +140,9 @@ def test_session_locks_exclude_and_count(client):
 
 
 def test_a_session_ends_at_its_ttl_and_not_at_twice_of_it(address, client):
-    _, raw = call(address, "/v1/session/create", "PUT", {"TTL": "2s", "LockDelay": "0s"})
+    _, raw = call(
+        address, "/v1/session/create", "PUT", {"TTL": "2s", "LockDelay": "0s"}
+    )
     session = json.loads(raw)["ID"]
     started = time.monotonic()
     assert client.kv.put("short", "x", acquire=session)
@@ -176,8 +185,12 @@ def test_an_http_check_of_the_server_follows_the_service(client, tmp_path):
 
         thread = threading.Thread(target=answer)
         thread.start()
-        check = consul.Check.http(f"http://127.0.0.1:{port}/health", "200ms", timeout="1s")
-        client.agent.service.register("checked", address="127.0.0.1", port=port, check=check)
+        check = consul.Check.http(
+            f"http://127.0.0.1:{port}/health", "200ms", timeout="1s"
+        )
+        client.agent.service.register(
+            "checked", address="127.0.0.1", port=port, check=check
+        )
         try:
             wait_until(lambda: client.health.service("checked", passing=True)[1])
         finally:
@@ -191,9 +204,25 @@ def test_an_http_check_of_the_server_follows_the_service(client, tmp_path):
     [
         ({"Name": "My_Web"}, "DNS label"),
         ({"Name": "web", "Port": 70000}, "0 to 65535"),
-        ({"Name": "web", "Check": {"HTTP": "http://169.254.169.254/x", "Interval": "1s"}}, "own host"),
-        ({"Name": "web", "Address": "10.0.0.9", "Check": {"TCP": "10.0.0.9:80", "Interval": "1s"}}, "registrant's own host"),
-        ({"Name": "web", "Check": {"Args": ["/bin/true"], "Interval": "1s"}}, "--allow-scripts"),
+        (
+            {
+                "Name": "web",
+                "Check": {"HTTP": "http://169.254.169.254/x", "Interval": "1s"},
+            },
+            "own host",
+        ),
+        (
+            {
+                "Name": "web",
+                "Address": "10.0.0.9",
+                "Check": {"TCP": "10.0.0.9:80", "Interval": "1s"},
+            },
+            "registrant's own host",
+        ),
+        (
+            {"Name": "web", "Check": {"Args": ["/bin/true"], "Interval": "1s"}},
+            "--allow-scripts",
+        ),
         ({"Name": "web", "Check": {"TTL": "soon"}}, "a duration such as"),
         ([], "a JSON object"),
     ],
@@ -211,7 +240,9 @@ def test_registrations_survive_a_restart_of_the_server(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     with serving(url) as (address, _):
-        found = wait_until(lambda: json.loads(call(address, "/v1/health/service/web")[1]))
+        found = wait_until(
+            lambda: json.loads(call(address, "/v1/health/service/web")[1])
+        )
     assert found[0]["Service"]["Port"] == 80
 
 
@@ -238,29 +269,61 @@ def test_tokens_open_what_their_scopes_say(tmp_path):
         lines.append(line)
     file = tmp_path / "tokens"
     file.write_text("\n".join(["# ours", *lines]), encoding="utf-8")
-    assert not any(token in file.read_text(encoding="utf-8") for token in tokens.values())
-    with serving(f"sqlite:///{tmp_path}/r.db", "--token-file", str(file)) as (address, _):
+    assert not any(
+        token in file.read_text(encoding="utf-8") for token in tokens.values()
+    )
+    with serving(f"sqlite:///{tmp_path}/r.db", "--token-file", str(file)) as (
+        address,
+        _,
+    ):
         register, body = "/v1/agent/service/register", {"Name": "web-1", "Port": 1}
         assert refused(address, "/v1/catalog/services", "GET")[0] == 403
-        assert refused(address, register, body=body, Authorization=f"Bearer {tokens['read']}")[0] == 403
-        call(address, register, "PUT", body, **{"X-Consul-Token": tokens["register:web"]})
+        assert (
+            refused(
+                address, register, body=body, Authorization=f"Bearer {tokens['read']}"
+            )[0]
+            == 403
+        )
+        call(
+            address, register, "PUT", body, **{"X-Consul-Token": tokens["register:web"]}
+        )
         other = {"Name": "shop", "Port": 1}
-        assert refused(address, register, body=other, Authorization=f"Bearer {tokens['register:web']}")[0] == 403
-        _, raw = call(address, "/v1/catalog/services", Authorization=f"Bearer {tokens['read']}")
+        assert (
+            refused(
+                address,
+                register,
+                body=other,
+                Authorization=f"Bearer {tokens['register:web']}",
+            )[0]
+            == 403
+        )
+        _, raw = call(
+            address, "/v1/catalog/services", Authorization=f"Bearer {tokens['read']}"
+        )
         assert list(json.loads(raw)) == ["web-1"]
         from maestro_service_registry import AccessDenied, ServiceRegistry
 
         with ServiceRegistry.open(address, token=tokens["admin"]) as registry:
             assert list(registry.services()) == ["web-1"]
-        with pytest.raises(AccessDenied, match="'admin'"), ServiceRegistry.open(address, token=tokens["read"]) as registry:
+        with (
+            pytest.raises(AccessDenied, match="'admin'"),
+            ServiceRegistry.open(address, token=tokens["read"]) as registry,
+        ):
             registry.services()
 
 
 def test_events_are_streamed(address):
-    request = urllib.request.urlopen(f"{address}/v1/maestro/events?service=streamed", timeout=20)
+    request = urllib.request.urlopen(
+        f"{address}/v1/maestro/events?service=streamed", timeout=20
+    )
     with request as stream:
         assert stream.readline().startswith(b": from revision")
-        call(address, "/v1/agent/service/register", "PUT", {"Name": "streamed", "Port": 5})
+        call(
+            address,
+            "/v1/agent/service/register",
+            "PUT",
+            {"Name": "streamed", "Port": 5},
+        )
         lines = []
         while not lines or not lines[-1].startswith("data:"):
             lines.append(stream.readline().decode().strip())
@@ -271,7 +334,10 @@ def test_events_are_streamed(address):
 def test_metrics_and_may_answer(address):
     call(address, "/v1/agent/service/register", "PUT", {"Name": "counted", "Port": 5})
     _, raw = call(address, "/v1/maestro/metrics")
-    assert 'maestro_registry_instances{service="counted",status="up",health="passing"} 1' in raw.decode()
+    assert (
+        'maestro_registry_instances{service="counted",status="up",health="passing"} 1'
+        in raw.decode()
+    )
     _, raw = call(address, "/v1/maestro/may?action=restart&service=counted")
     assert json.loads(raw)["ok"] is True
 
@@ -304,7 +370,12 @@ def test_the_npm_client_works_unmodified(address, tmp_path):
         pytest.skip("npm or node is not installed")
     done = subprocess.run(
         [npm, "install", "--silent", "--no-audit", "--no-fund", "consul@2.0.1"],
-        cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=100, check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=100,
+        check=False,
         env=os.environ | {"npm_config_cache": str(tmp_path / "cache")},
     )
     if done.returncode:
@@ -312,9 +383,21 @@ def test_the_npm_client_works_unmodified(address, tmp_path):
     (tmp_path / "try.js").write_text(NODE, encoding="utf-8")
     port = address.rpartition(":")[2]
     done = subprocess.run(
-        [node, "try.js", port], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=60, check=False
+        [node, "try.js", port],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
-        "id": "npm1", "index": True, "got": True, "not": False, "value": "x", "mine": True, "blocked": 1,
+        "id": "npm1",
+        "index": True,
+        "got": True,
+        "not": False,
+        "value": "x",
+        "mine": True,
+        "blocked": 1,
     }

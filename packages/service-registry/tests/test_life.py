@@ -83,7 +83,9 @@ def test_the_wall_clock_does_not_matter(local_store, clock):
     assert ids(registry) == ["b1"]
 
 
-def test_a_strict_lease_cannot_be_renewed_late_but_a_lenient_one_can(local_store, clock):
+def test_a_strict_lease_cannot_be_renewed_late_but_a_lenient_one_can(
+    local_store, clock
+):
     strict = local_store.grant(5, strict=True, owner=None)
     lenient = local_store.grant(5, strict=False, owner=None)
     clock.advance(6)
@@ -124,7 +126,7 @@ class Flaky:
 
         def call(*args, **more):
             self.calls.append(name)
-            if self.down and name not in ("close",):
+            if self.down and name != "close":
                 raise StoreUnavailable("cut off")
             return value(*args, **more)
 

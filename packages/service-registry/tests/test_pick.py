@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from maestro_service_registry import Ejection, InvalidInput, Instance, NoInstances
+from maestro_service_registry import Ejection, Instance, InvalidInput, NoInstances
 from maestro_service_registry._hashing import Maglev, Rendezvous
 from maestro_service_registry._outliers import Outliers
 from maestro_service_registry._pickers import Load, make_picker, smooth_wheel
@@ -47,7 +47,9 @@ def counts(service, total=3000, **more):
     return Counter(service.pick(**more).id for _ in range(total))
 
 
-@pytest.mark.parametrize("policy", ["p2c", "ewma", "round_robin", "weighted", "least_request"])
+@pytest.mark.parametrize(
+    "policy", ["p2c", "ewma", "round_robin", "weighted", "least_request"]
+)
 def test_identical_instances_get_even_shares(policy):
     service, _ = view(*(make(n) for n in range(6)), policy=policy)
     found = counts(service, 6000)
@@ -143,7 +145,10 @@ def test_stale_instances_are_used_last():
 
 def test_the_own_zone_is_used_first_and_missing_capacity_spills_over():
     def fleet(ill):
-        here = [make(n, zone="a", health="critical" if n < ill else "passing") for n in range(10)]
+        here = [
+            make(n, zone="a", health="critical" if n < ill else "passing")
+            for n in range(10)
+        ]
         return [*here, *(make(n, zone="b") for n in range(10, 20))]
 
     service, feed = view(*fleet(0), zone="a")
@@ -165,7 +170,9 @@ def test_shares_of_levels_add_up_to_one(pairs):
     shares = level_shares(levels)
     total = sum(shares)
     assert total == pytest.approx(1.0) or (total == 0 and not any(a for a, _ in levels))
-    assert all(share == 0 for share, (a, _) in zip(shares, levels, strict=True) if a == 0)
+    assert all(
+        share == 0 for share, (a, _) in zip(shares, levels, strict=True) if a == 0
+    )
 
 
 def test_a_newcomer_starts_slowly():

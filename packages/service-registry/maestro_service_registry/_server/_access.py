@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from ..errors import AccessDenied, InvalidInput
+from maestro_service_registry.errors import AccessDenied, InvalidInput
 
 __all__ = ["Access", "is_loopback", "new_token"]
 
@@ -43,7 +43,9 @@ class Access:
             return
         digest = hashlib.sha256((token or "").encode("utf-8")).hexdigest()
         for entry in self._entries:
-            if hmac.compare_digest(entry.digest, digest) and _allows(entry.scopes, scope):
+            if hmac.compare_digest(entry.digest, digest) and _allows(
+                entry.scopes, scope
+            ):
                 return
         what = "no token was sent" if not token else "the token does not have it"
         raise AccessDenied(f"this needs the scope {scope!r}, and {what}")
@@ -86,8 +88,12 @@ def _entries(file: Path) -> Iterable[_Entry]:
 
 def _check(scopes: set[str]) -> set[str]:
     for scope in scopes:
-        if scope not in ("read", "write", "admin") and not scope.startswith("register:"):
-            raise InvalidInput("scope", scope, "read, write, admin or register:<prefix>")
+        if scope not in ("read", "write", "admin") and not scope.startswith(
+            "register:"
+        ):
+            raise InvalidInput(
+                "scope", scope, "read, write, admin or register:<prefix>"
+            )
     if not scopes:
         raise InvalidInput("scopes", "", "at least one scope")
     return scopes

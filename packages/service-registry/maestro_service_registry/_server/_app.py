@@ -28,12 +28,11 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from .._clock import Process
-from .._model import Instance, check_name
-from .._registry import ServiceRegistry
-from .._store import Delete, Event, Op, Put, split_key
-
-from ..errors import (
+from maestro_service_registry._clock import Process
+from maestro_service_registry._model import Instance, check_name
+from maestro_service_registry._registry import ServiceRegistry
+from maestro_service_registry._store import Delete, Event, Op, Put, split_key
+from maestro_service_registry.errors import (
     AccessDenied,
     Compacted,
     Conflict,
@@ -42,6 +41,7 @@ from ..errors import (
     RegistryError,
     StoreUnavailable,
 )
+
 from ._access import Access
 from ._consul import (
     Agent,
@@ -129,10 +129,25 @@ class Server:
         agent, v1 = "/v1/agent", "/v1"
         table: list[tuple[str, list[str], str, Callable[..., Any]]] = [
             (f"{agent}/service/register", put, "register", self._register),
-            (f"{agent}/service/deregister/{{id:path}}", put, "deregister", self._deregister),
-            (f"{agent}/service/maintenance/{{id:path}}", put, "deregister", self._maintenance),
+            (
+                f"{agent}/service/deregister/{{id:path}}",
+                put,
+                "deregister",
+                self._deregister,
+            ),
+            (
+                f"{agent}/service/maintenance/{{id:path}}",
+                put,
+                "deregister",
+                self._maintenance,
+            ),
             (f"{agent}/check/register", put, "write", self._check_register),
-            (f"{agent}/check/deregister/{{id:path}}", put, "write", self._check_deregister),
+            (
+                f"{agent}/check/deregister/{{id:path}}",
+                put,
+                "write",
+                self._check_deregister,
+            ),
             (f"{agent}/check/{{verb}}/{{id:path}}", put, "write", self._check_report),
             (f"{v1}/session/create", put, "write", self._session_create),
             (f"{v1}/session/renew/{{id}}", put, "write", self._session_renew),
@@ -178,7 +193,9 @@ class Server:
         return endpoint
 
     def _waiting(
-        self, topics: Callable[[Request], list[str]], answer: Callable[[Request], Answer]
+        self,
+        topics: Callable[[Request], list[str]],
+        answer: Callable[[Request], Answer],
     ) -> Callable[..., Any]:
         """Serve a query that may wait for a change: `?index=N&wait=10s`."""
 
@@ -190,8 +207,12 @@ class Server:
                 text = request.query_params.get("wait") or DEFAULT_WAIT
                 wait = min(duration(text, "wait"), LONGEST_WAIT)
                 # Consul's rule: up to a sixteenth more, so that clients spread out.
-                await self._pulse.wait(about, index, wait * random.uniform(1, 1 + 1 / 16))
-            at = self._pulse.index(about)  # before reading: too low is safe, too high not
+                await self._pulse.wait(
+                    about, index, wait * random.uniform(1, 1 + 1 / 16)
+                )
+            at = self._pulse.index(
+                about
+            )  # before reading: too low is safe, too high not
             status, found = await run_in_threadpool(answer, request)
             headers = {
                 "X-Consul-Index": str(at),
@@ -205,7 +226,9 @@ class Server:
     def _allow(self, request: Request, scope: str, body: Any) -> None:
         if self._access.open:
             return
-        token = request.headers.get("X-Consul-Token") or request.query_params.get("token")
+        token = request.headers.get("X-Consul-Token") or request.query_params.get(
+            "token"
+        )
         sent = request.headers.get("Authorization", "")
         if sent.startswith("Bearer "):
             token = sent.removeprefix("Bearer ")
@@ -254,7 +277,11 @@ class Server:
     def _check_report(self, request: Request, body: bytes) -> Answer:
         verb, id = request.path_params["verb"], request.path_params["id"]
         note = request.query_params.get("note", "")
-        words: dict[str, Any] = {"pass": "passing", "warn": "warning", "fail": "critical"}
+        words: dict[str, Any] = {
+            "pass": "passing",
+            "warn": "warning",
+            "fail": "critical",
+        }
         if verb == "update":
             raw = {k.lower(): v for k, v in _json(body).items()}
             status, note = raw.get("status", ""), raw.get("output", "")
@@ -394,7 +421,9 @@ class Server:
                 yield ": still here\n\n"  # notices a client that went away
 
         headers = {"Cache-Control": "no-store"}
-        return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            stream(), media_type="text/event-stream", headers=headers
+        )
 
     def _store_verb(self, request: Request, body: bytes) -> Answer:
         raw = _json(body)

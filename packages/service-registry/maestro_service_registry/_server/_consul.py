@@ -13,15 +13,32 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, final
 
-from .._checks import Check, Grpc, Http, Script, Tcp, Ttl, Verdict
-from .._clock import Process
-from .._model import CheckReport, Health, Instance
-from .._notice import dump, load
-from .._probe import Running
-from .._registration import Registration
-from .._registry import ServiceRegistry
-from .._store import Delete, Event, Op, Put, Record, join_key, split_key
-from ..errors import Conflict, InvalidInput
+from maestro_service_registry._checks import (
+    Check,
+    Grpc,
+    Http,
+    Script,
+    Tcp,
+    Ttl,
+    Verdict,
+)
+from maestro_service_registry._clock import Process
+from maestro_service_registry._model import CheckReport, Health, Instance
+from maestro_service_registry._notice import dump, load
+from maestro_service_registry._probe import Running
+from maestro_service_registry._registration import Registration
+from maestro_service_registry._registry import ServiceRegistry
+from maestro_service_registry._store import (
+    Delete,
+    Event,
+    Op,
+    Put,
+    Record,
+    join_key,
+    split_key,
+)
+from maestro_service_registry.errors import Conflict, InvalidInput
+
 from ._access import is_loopback
 
 __all__ = ["Agent", "Sessions", "duration", "lower"]
@@ -177,7 +194,9 @@ class Agent:
         bodies = [lower(one) for one in listed]
         checks = [self._check(one, wanted, peer) for one in bodies]
         evict = [one.get("deregistercriticalserviceafter") for one in bodies]
-        times = [duration(text, "DeregisterCriticalServiceAfter") for text in evict if text]
+        times = [
+            duration(text, "DeregisterCriticalServiceAfter") for text in evict if text
+        ]
         self._replace(id)
         held = self._registry.keep(wanted)
         with self._lock:
@@ -186,7 +205,9 @@ class Agent:
                 self._evict[id] = min(times)
         for n, (one, check) in enumerate(zip(bodies, checks, strict=True), 1):
             default = f"service:{id}" if len(checks) == 1 else f"service:{id}:{n}"
-            self._start(held, str(one.get("checkid") or one.get("id") or default), check)
+            self._start(
+                held, str(one.get("checkid") or one.get("id") or default), check
+            )
         return id
 
     def _replace(self, id: str) -> None:
@@ -221,7 +242,7 @@ class Agent:
                 for k, values in (raw.get("header") or {}).items()
                 for v in (values if isinstance(values, list) else [values])
             )
-            check: Check = Http(
+            check = Http(
                 str(raw["http"]),
                 method=str(raw.get("method") or "GET"),
                 headers=headers,
@@ -410,7 +431,13 @@ class Sessions:
         return next((r for r in self._store.read(key).records if r.key == key), None)
 
 
-_NEW = {"value": "", "flags": 0, "lock_index": 0, "session": None, "until": 0.0}
+_NEW: dict[str, Any] = {
+    "value": "",
+    "flags": 0,
+    "lock_index": 0,
+    "session": None,
+    "until": 0.0,
+}
 
 
 def _shape(record: Record, alive: set[str]) -> dict[str, Any]:
@@ -503,7 +530,12 @@ def check_entries(instance: Instance) -> list[dict[str, Any]]:
 def health_entry(instance: Instance) -> dict[str, Any]:
     """Return an instance as a health query shows it."""
     return {
-        "Node": {"ID": NODE, "Node": NODE, "Address": instance.host, "Datacenter": "dc1"},
+        "Node": {
+            "ID": NODE,
+            "Node": NODE,
+            "Address": instance.host,
+            "Datacenter": "dc1",
+        },
         "Service": agent_entry(instance),
         "Checks": check_entries(instance),
     }

@@ -11,8 +11,8 @@ import socket
 import threading
 from typing import final
 
-from .._registry import ServiceRegistry
-from ..errors import RegistryError
+from maestro_service_registry._registry import ServiceRegistry
+from maestro_service_registry.errors import RegistryError
 
 try:
     from dnslib import AAAA, QTYPE, RCODE, RR, SRV, A, DNSError, DNSRecord

@@ -22,7 +22,7 @@ th{font-weight:600;opacity:.75}.n{text-align:right;font-variant-numeric:tabular-
 .passing{color:var(--good)}.warning,.stale{color:var(--warn)}.critical{color:var(--bad)}
 .none{opacity:.6}small{opacity:.75}svg{max-width:100%;height:auto}
 svg text{font:12px system-ui,sans-serif;fill:currentColor}
-svg rect{fill:#8881;stroke:currentColor;stroke-opacity:.5}
+svg rect{fill:Canvas;stroke:currentColor;stroke-opacity:.5}
 svg path{stroke:currentColor;stroke-opacity:.45;fill:none}
 </style></head><body>
 <header><h1>maestro-registry</h1><span id="status" role="status">loading</span></header>
@@ -42,7 +42,7 @@ function el(name,text,cls){const e=document.createElement(name);
   if(text!==undefined)e.textContent=text;if(cls)e.className=cls;return e}
 function table(into,heads,rows,none){into.replaceChildren();
   if(!rows.length){into.append(el("p",none,"none"));return}
-  const t=el("table"),h=el("tr");heads.forEach(x=>h.append(el("th",x)));
+  const t=el("table"),h=el("tr");heads.forEach((x,k)=>h.append(el("th",x,rows.some(r=>typeof r[k]==="number")?"n":"")));
   const b=el("tbody");rows.forEach(r=>{const tr=el("tr");
     r.forEach(c=>{const td=el("td");
       if(c instanceof Node)td.append(c);
@@ -62,13 +62,13 @@ function draw(g){const box=$("graph");box.replaceChildren();
   const make=(n,a,text)=>{const e=document.createElementNS(ns,n);
     for(const k in a)e.setAttribute(k,a[k]);if(text)e.textContent=text;return e};
   const rows=Math.max(...g.layers.map(l=>l.length));
-  const w=g.layers.length*X-(X-W)+4,h=rows*Y+4;
+  const w=g.layers.length*X-(X-W)+4,h=rows*Y+10;
   const svg=make("svg",{viewBox:`0 0 ${w} ${h}`,width:w,height:h,role:"img"});
   svg.append(make("title",{},"which service requires which"));
   g.layers.forEach((l,x)=>l.forEach((n,y)=>{at[n]=[2+x*X,4+y*Y]}));
   g.edges.forEach(([a,b])=>{const [ax,ay]=at[a],[bx,by]=at[b];
-    const x1=ax,y1=ay+H/2,x2=bx+W,y2=by+H/2,m=(x1+x2)/2;
-    svg.append(make("path",{d:`M${x1},${y1} C${m},${y1} ${m},${y2} ${x2},${y2}`}))});
+    const x1=ax,y1=ay+H/2,x2=bx+W,y2=by+H/2,m=(x1+x2)/2,far=x1-x2>X?36:0;
+    svg.append(make("path",{d:`M${x1},${y1} C${m},${y1+far} ${m},${y2+far} ${x2},${y2}`}))});
   for(const n in at){const [x,y]=at[n];svg.append(make("rect",{x,y,width:W,height:H,rx:5}),
     make("text",{x:x+8,y:y+19},n.length>20?n.slice(0,19)+"\\u2026":n))}
   box.append(svg,el("p",g.edges.map(([a,b,r])=>`${a} requires ${b} ${r.join(", ")}`).join("; ")))}

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import final
 
-from .._store import Event, Store
-from ..errors import Compacted, StoreError
+from maestro_service_registry._store import Event, Store
+from maestro_service_registry.errors import Compacted, StoreError
 
 __all__ = ["Pulse"]
 

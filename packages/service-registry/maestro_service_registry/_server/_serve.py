@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._registry import ServiceRegistry
-from ..errors import InvalidInput
+from maestro_service_registry._registry import ServiceRegistry
+from maestro_service_registry.errors import InvalidInput
+
 from . import uvicorn
 from ._access import Access, is_loopback
 from ._app import Server
@@ -54,6 +55,11 @@ def serve(
     return 0
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def split_address(name: str, text: str) -> tuple[str, int]:
     """Read host:port; the host may be in brackets."""
     host, _, port = text.rpartition(":")
@@ -70,7 +76,7 @@ def _answer_names(registry: ServiceRegistry, dns: str | None) -> "Responder | No
     host, port = split_address("--dns", dns)
     responder = Responder(registry, host, port)
     responder.start()
-    print(f"DNS on udp://{host}:{responder.port}", flush=True)
+    _say(f"DNS on udp://{host}:{responder.port}")
     return responder
 
 
@@ -90,7 +96,7 @@ def _run(server: Server, host: str, port: int, tls: dict[str, Any]) -> None:
         running = _Stopping(config, server)
         scheme = "https" if tls else "http"
         shown = f"[{host}]" if ":" in host else host
-        print(f"registry on {scheme}://{shown}:{sock.getsockname()[1]}", flush=True)
+        _say(f"registry on {scheme}://{shown}:{sock.getsockname()[1]}")
         running.run(sockets=[sock])
     if not running.started:
         sys.exit(1)

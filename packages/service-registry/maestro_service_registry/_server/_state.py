@@ -4,9 +4,9 @@ import json
 from collections import Counter
 from typing import Any
 
-from .._registry import ServiceRegistry
-from .._store import split_key
-from ..errors import CycleError
+from maestro_service_registry._registry import ServiceRegistry
+from maestro_service_registry._store import split_key
+from maestro_service_registry.errors import CycleError
 
 __all__ = ["metrics", "state"]
 
@@ -82,7 +82,11 @@ def metrics(registry: ServiceRegistry) -> str:
         labels = f'service="{service}",status="{status}",health="{health}"'
         lines.append(f"maestro_registry_instances{{{labels}}} {number}")
     for name, help_text, number in (
-        ("leases", "Leases of instances, locks and sessions.", len(registry.store.leases())),
+        (
+            "leases",
+            "Leases of instances, locks and sessions.",
+            len(registry.store.leases()),
+        ),
         ("revision", "The store's revision.", registry.store.read("g/").revision),
         ("claims", "Claims that hold now.", len(registry.claims.active())),
     ):
