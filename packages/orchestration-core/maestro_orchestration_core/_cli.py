@@ -33,7 +33,16 @@ exit codes:
   0 done      1 a task failed      2 wrong use or settings      3 budget
   4 gate      5 conflict           75 waits for a person        130 interrupted
 """
-OK, FAILED, USAGE, BUDGET, GATE, CONFLICT, WAITS, INTERRUPTED = 0, 1, 2, 3, 4, 5, 75, 130
+OK, FAILED, USAGE, BUDGET, GATE, CONFLICT, WAITS, INTERRUPTED = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    75,
+    130,
+)
 _BY_REASON: Final = {"budget": BUDGET, "gate": GATE, "conflict": CONFLICT}
 
 
@@ -52,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
-        print("interrupted; run it again with the same run id to go on", file=sys.stderr)
+        print(
+            "interrupted; run it again with the same run id to go on", file=sys.stderr
+        )
         return INTERRUPTED
     return code
 
@@ -100,14 +111,18 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--port", type=int, default=0)
     recover = command("recover", _recover, "list, resume, discard, fork, settle")
     journal(recover)
-    recover.add_argument("what", choices=["list", "resume", "discard", "fork", "in-doubt"])
+    recover.add_argument(
+        "what", choices=["list", "resume", "discard", "fork", "in-doubt"]
+    )
     recover.add_argument("run", nargs="?")
     recover.add_argument("--file", type=Path, help="the run file, to resume")
     recover.add_argument("--at", type=int, help="fork after this event")
     recover.add_argument("--to", help="name of the fork")
     recover.add_argument("--task", help="task in doubt")
     recover.add_argument("--how", choices=["retry", "done", "fail"])
-    recover.add_argument("--text", default="", help="the answer of a call that was done")
+    recover.add_argument(
+        "--text", default="", help="the answer of a call that was done"
+    )
     numbers = command("metrics", _metrics, "numbers of runs")
     journal(numbers)
     numbers.add_argument("what", choices=["show", "export", "compare"])
@@ -251,7 +266,9 @@ def _recover(args: argparse.Namespace) -> int:
         return _finish(args, report)
     with Journal(args.journal, create=False) as journal:
         if args.what == "list":
-            rows = [{**asdict(s), "live": journal.is_running(s.run)} for s in journal.runs()]
+            rows = [
+                {**asdict(s), "live": journal.is_running(s.run)} for s in journal.runs()
+            ]
             plain = "\n".join(
                 f"{r['run']:30} {r['status']:10} {r['events']:6} events"
                 + ("  live" if r["live"] else "")
@@ -308,7 +325,7 @@ def _metrics(args: argparse.Namespace) -> int:
         elif args.format == "csv":
             print(to_csv(found), end="")
         elif args.format == "otel":
-            from .integrations.otel import spans_json
+            from ._spans import spans_json
 
             print(json.dumps(spans_json(list(journal.events(args.run))), indent=1))
         else:
@@ -401,5 +418,3 @@ def _doctor(args: argparse.Namespace) -> int:
     plain = "\n".join(f"{'ok ' if f.ok else 'BAD'} {f.what}: {f.detail}" for f in found)
     _print(args, [asdict(f) for f in found], plain)
     return OK if all(f.ok for f in found) else FAILED
-
-

@@ -4,10 +4,13 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ._journal import Journal
 from ._openai import OpenAICompatible
+from ._plan import Task
+from ._run import Orchestrator
 from ._settings import RunFile
 from .errors import OrchestrationError
 
@@ -30,15 +33,19 @@ def examine(run_file: RunFile | None, journal: Path) -> list[Finding]:
     if run_file is not None:
         maestro = run_file.build()
         checks.append(("plan", lambda: maestro.explain(run_file.plan).split("\n")[0]))
-        for task in run_file.plan:
-            checks.append((f"task {task.name}", lambda t=task: maestro.route(t).why))  # type: ignore[misc]
+        checks += [
+            (f"task {task.name}", partial(_route, maestro, task))
+            for task in run_file.plan
+        ]
         if maestro.workspace:
             checks.append(("workspace", maestro.workspace.prepare))
         for agent in maestro.agents.values():
             if isinstance(agent.model, OpenAICompatible):
-                checks.append((f"model of {agent.name}", lambda m=agent.model: _model(m)))  # type: ignore[misc]
+                checks.append((f"model of {agent.name}", partial(_model, agent.model)))
         budget = run_file.budget
-        checks.append(("budget", lambda: str(budget.limits()) if budget else "no limits"))
+        checks.append(
+            ("budget", lambda: str(budget.limits()) if budget else "no limits")
+        )
     return [_finding(what, check) for what, check in checks]
 
 
@@ -47,6 +54,10 @@ def _finding(what: str, check: Callable[[], str]) -> Finding:
         return Finding(what=what, ok=True, detail=check())
     except (OrchestrationError, OSError, sqlite3.Error) as error:
         return Finding(what=what, ok=False, detail=str(error))
+
+
+def _route(maestro: Orchestrator, task: Task) -> str:
+    return maestro.route(task).why
 
 
 def _journal(path: Path) -> str:
@@ -71,5 +82,3 @@ def _model(model: OpenAICompatible) -> str:
     with model:
         names = [str(m.get("id")) for m in model.health().get("data", [])]
     return f"answers; models: {', '.join(names[:5]) or 'none listed'}"
-
-

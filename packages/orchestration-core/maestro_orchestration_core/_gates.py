@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from ._messages import Reply
 from ._processes import ProcessId, run_process
@@ -167,9 +167,8 @@ def _junit(path: Path) -> tuple[dict[str, int], str]:
     if not path.exists() or path.stat().st_size > _MAX_REPORT:
         return {}, ""
     text = path.read_text(encoding="utf-8")
-    root = ElementTree.fromstring(text)  # noqa: S314 - pytest wrote it just now
+    root = ET.fromstring(text)  # noqa: S314 - pytest wrote it just now
     suites = [root] if root.tag == "testsuite" else list(root.iter("testsuite"))
     names = ("tests", "failures", "errors", "skipped")
     counts = {n: sum(int(s.get(n, 0)) for s in suites) for n in names}
     return counts, text
-

@@ -90,7 +90,9 @@ class Git:
         return MergeResult(
             clean=done.returncode == 0,
             tree=tree,
-            paths=tuple(dict.fromkeys(p for p in paths if p)) if done.returncode else (),
+            paths=tuple(dict.fromkeys(p for p in paths if p))
+            if done.returncode
+            else (),
             messages="".join(p for p in said if "CONFLICT (" in p).strip(),
         )
 

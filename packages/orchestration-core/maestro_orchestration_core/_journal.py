@@ -9,7 +9,6 @@ resuming it: there is no separate save.
 import fcntl
 import hashlib
 import json
-import os
 import re
 import sqlite3
 import time
@@ -34,7 +33,7 @@ _SCHEMA: Final = """
 CREATE TABLE event(run TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL,
   type TEXT NOT NULL, task TEXT NOT NULL, attempt INTEGER NOT NULL,
   actor TEXT NOT NULL, v INTEGER NOT NULL, data TEXT NOT NULL,
-  PRIMARY KEY(run, seq)) STRICT, WITHOUT ROWID;
+  PRIMARY KEY(run, seq)) STRICT;
 CREATE TABLE blob(sha TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE inbox(id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL,
   kind TEXT NOT NULL, data TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
@@ -75,7 +74,7 @@ class EventStore(Protocol):
 
     def append(
         self,
-        type: str,  # noqa: A002 - the event's own word
+        type: str,
         data: Mapping[str, Any],
         *,
         task: str = "",
@@ -126,7 +125,7 @@ class MemoryLog:
 
     def append(
         self,
-        type: str,  # noqa: A002
+        type: str,
         data: Mapping[str, Any],
         *,
         task: str = "",
@@ -186,7 +185,7 @@ class RunLog:
 
     def append(
         self,
-        type: str,  # noqa: A002
+        type: str,
         data: Mapping[str, Any],
         *,
         task: str = "",
@@ -513,7 +512,7 @@ class Journal:
     def size(self) -> int:
         """Return the bytes on disk, the write-ahead log included."""
         names = (self.path, self.path.with_name(self.path.name + "-wal"))
-        return sum(os.path.getsize(p) for p in names if p.exists())
+        return sum(p.stat().st_size for p in names if p.exists())
 
     def close(self) -> None:
         """Close the open runs and the file."""

@@ -17,9 +17,7 @@ FREEZE: Final = "freeze"
 class LeaseStore(Protocol):
     """Who may change what, now."""
 
-    def take(
-        self, name: str, holder: str, *, ttl: float, shared: bool = False
-    ) -> int:
+    def take(self, name: str, holder: str, *, ttl: float, shared: bool = False) -> int:
         """Return a fencing token, larger than all before; raise LeaseError."""
 
     def release(self, name: str, holder: str) -> None:
@@ -42,7 +40,11 @@ class JournalLeases:
     """Leases in the journal's file: for all runs and processes that use it."""
 
     def __init__(
-        self, journal: Journal, *, run: str = "", clock: Callable[[], int] = time.time_ns
+        self,
+        journal: Journal,
+        *,
+        run: str = "",
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._db = journal.connection
         self._run = run
@@ -58,9 +60,7 @@ class JournalLeases:
             raise
         self._db.execute("COMMIT")
 
-    def take(
-        self, name: str, holder: str, *, ttl: float, shared: bool = False
-    ) -> int:
+    def take(self, name: str, holder: str, *, ttl: float, shared: bool = False) -> int:
         """Return a fencing token; raise LeaseError naming the holder."""
         now = self._clock()
         with self._transaction() as db:

@@ -126,9 +126,15 @@ def follow(
                 write("\x1b[H" + "".join(f"{row}\x1b[K\n" for row in rows) + "\x1b[J")
             else:
                 for event in new:
-                    write(f"{event.seq} {event.type} {event.task} {event.actor}".rstrip() + "\n")
+                    write(
+                        f"{event.seq} {event.type} {event.task} {event.actor}".rstrip()
+                        + "\n"
+                    )
             seen = max(seen, view.last_seq)
-            if not journal.is_running(run) and view.status not in {"started", "resumed"}:
+            if not journal.is_running(run) and view.status not in {
+                "started",
+                "resumed",
+            }:
                 return
             sleep(every)
 
@@ -196,7 +202,7 @@ class MonitorServer:
 class _Handler(BaseHTTPRequestHandler):
     journal_path: Path
 
-    def do_GET(self) -> None:  # noqa: N802 - the standard library's name
+    def do_GET(self) -> None:
         parts = urlsplit(self.path)
         host = (self.headers.get("host") or "").rsplit(":", 1)[0]
         if host not in {"127.0.0.1", "localhost"}:  # a page of another site
@@ -216,7 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
                 run = query.get("run", [runs[-1] if runs else ""])[0]
                 found = {**state(journal, run), "runs": runs}
         except JournalError as error:
-            self._send(404, "application/json", json.dumps({"error": str(error)}).encode())
+            self._send(
+                404, "application/json", json.dumps({"error": str(error)}).encode()
+            )
             return
         self._send(200, "application/json", json.dumps(found).encode())
 
@@ -232,5 +240,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing: the terminal belongs to the command."""

@@ -26,7 +26,12 @@ from .errors import (
 )
 
 _MAX_ANSWER: Final = 50_000_000
-_OVERFLOW: Final = ("context_length", "context size", "exceed_context", "too many tokens")
+_OVERFLOW: Final = (
+    "context_length",
+    "context size",
+    "exceed_context",
+    "too many tokens",
+)
 
 
 @final
@@ -104,7 +109,11 @@ class OpenAICompatible:
         if request.schema:
             body["response_format"] = {
                 "type": "json_schema",
-                "json_schema": {"name": "answer", "strict": True, "schema": request.schema},
+                "json_schema": {
+                    "name": "answer",
+                    "strict": True,
+                    "schema": request.schema,
+                },
             }
         for name, value in (
             ("temperature", request.temperature),
@@ -144,7 +153,12 @@ class OpenAICompatible:
                 connection.close()
                 # A kept-alive connection may have died unseen: once more, on a new one.
                 stale = isinstance(
-                    error, (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
+                    error,
+                    (
+                        http.client.RemoteDisconnected,
+                        BrokenPipeError,
+                        ConnectionResetError,
+                    ),
                 )
                 if reused and stale and not call.cancelled:
                     fresh = True
@@ -180,7 +194,9 @@ class OpenAICompatible:
             raise
         self._keep(connection, reusable=reusable)
         if not isinstance(answer, dict):
-            raise ModelError(f"{self._url.netloc}: expected an object, got {answer!r:.80}")
+            raise ModelError(
+                f"{self._url.netloc}: expected an object, got {answer!r:.80}"
+            )
         return answer
 
     def _connection(self, *, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
@@ -259,9 +275,7 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, "tool_calls": calls}
 
 
-def _failure(
-    response: http.client.HTTPResponse, raw: bytes, where: str
-) -> ModelError:
+def _failure(response: http.client.HTTPResponse, raw: bytes, where: str) -> ModelError:
     text = raw.decode("utf-8", "replace")
     try:
         error = json.loads(text).get("error")
@@ -319,10 +333,14 @@ def _gather(
                 if on_delta:
                     on_delta(delta["content"])
             for part in delta.get("tool_calls") or ():
-                call = calls.setdefault(part.get("index", 0), {"id": "", "function": {}})
+                call = calls.setdefault(
+                    part.get("index", 0), {"id": "", "function": {}}
+                )
                 call["id"] = part.get("id") or call["id"]
                 for key, value in part.get("function", {}).items():
-                    call["function"][key] = call["function"].get(key, "") + (value or "")
+                    call["function"][key] = call["function"].get(key, "") + (
+                        value or ""
+                    )
     message = {"content": "".join(text), "tool_calls": list(calls.values())}
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
 
@@ -349,7 +367,9 @@ def _reply(answer: dict[str, Any]) -> Reply:
         cached_tokens=details.get("cached_tokens") or 0,
     )
     finish = choice.get("finish_reason") or "stop"
-    return Reply(message.get("content") or "", None, usage if counts else None, calls, finish)
+    return Reply(
+        message.get("content") or "", None, usage if counts else None, calls, finish
+    )
 
 
 def _arguments(raw: Any) -> dict[str, Any]:

@@ -82,9 +82,7 @@ async def conversation(
             opened.close()
 
 
-async def sequential(
-    agents: Sequence[Agent], prompt: str, *, turn: Turn
-) -> list[Said]:
+async def sequential(agents: Sequence[Agent], prompt: str, *, turn: Turn) -> list[Said]:
     """Let each agent work on what the one before answered."""
     said: list[Said] = []
     for agent in agents:
@@ -120,7 +118,10 @@ async def hierarchical(
             )
     async with asyncio.TaskGroup() as group:
         asked = [
-            (step["agent"], group.create_task(turn.ask(names[step["agent"]], step["prompt"])))
+            (
+                step["agent"],
+                group.create_task(turn.ask(names[step["agent"]], step["prompt"])),
+            )
             for step in answer.data["steps"]
         ]
     done = "\n\n".join(f"{name}:\n{job.result().text}" for name, job in asked)

@@ -15,13 +15,20 @@ from typing import Any, Final, final
 from ._budget import Budget
 from .errors import PersonaCycleError, PersonaError, SettingsError, did_you_mean
 
-_KEYS: Final = {
+_KEYS: Final[dict[str, type | tuple[type, ...]]] = {
     "name": str, "extends": list, "abstract": bool, "summary": str,
     "instructions": str, "instruction_files": list, "capabilities": (dict, list),
     "model": dict, "budget": dict, "tools": list, "handoff": dict, "team": str,
     "effect": str, "concurrency": int, "output": dict, "tags": list,
 }  # fmt: skip
-_MODEL_KEYS: Final = {"name", "temperature", "max_output", "window", "seed", "extra"}
+_MODEL_KEYS: Final = {
+    "name",
+    "temperature",
+    "max_output",
+    "window",
+    "seed",
+    "extra",
+}
 _HANDOFF_KEYS: Final = {"to", "needs"}
 _DELETE: Final = "$delete"
 _MAX_BYTES: Final = 1_000_000
@@ -64,7 +71,7 @@ class Persona:
                 key="name",
             )
         for tag, level in self.capabilities.items():
-            if isinstance(level, bool) or not isinstance(level, int) or level < 1:
+            if type(level) is not int or level < 1:
                 raise PersonaError(
                     f"level {level!r} must be a whole number from 1",
                     source=self.name,
@@ -188,8 +195,11 @@ def _shown(persona: Persona, key: str) -> str:
         value: Any = {"to": persona.handoff_to, "needs": persona.handoff_needs}
     else:
         value = getattr(persona, key, "")
-    text = str(value if isinstance(value, str) else dict(value))\
-        if isinstance(value, (str, Mapping)) else str(value)
+    text = (
+        str(value if isinstance(value, str) else dict(value))
+        if isinstance(value, (str, Mapping))
+        else str(value)
+    )
     text = " ".join(text.split())
     return text if len(text) <= 50 else text[:47] + "..."
 
@@ -303,9 +313,7 @@ def _flatten(
         for key, where in from_where.items():
             origin[key] = f"{origin[key]}, {where}" if key in origin else where
     own = {
-        k: v
-        for k, v in source.data.items()
-        if k not in {"name", "extends", "abstract"}
+        k: v for k, v in source.data.items() if k not in {"name", "extends", "abstract"}
     }
     _merge(merged, own)
     for key in own:

@@ -224,7 +224,9 @@ class Plan:
     def _levels(self) -> dict[str, int]:
         level: dict[str, int] = {}
         for name in self.order:
-            level[name] = 1 + max((level[a] for a in self.tasks[name].after), default=-1)
+            level[name] = 1 + max(
+                (level[a] for a in self.tasks[name].after), default=-1
+            )
         return level
 
     def _tails(self) -> dict[str, float]:
@@ -237,7 +239,9 @@ class Plan:
     @property
     def levels(self) -> list[list[str]]:
         """Tiers: what could start together if all took the same time."""
-        found: list[list[str]] = [[] for _ in range(1 + max(self.level.values(), default=-1))]
+        found: list[list[str]] = [
+            [] for _ in range(1 + max(self.level.values(), default=-1))
+        ]
         for name in self.order:
             found[self.level[name]].append(name)
         return found
@@ -340,8 +344,12 @@ class Plan:
             f"{forecast.speedup_at_most:.2f}",
         ]
         for c in self.conflicts():
-            both = "; ".join(sorted({" and ".join(dict.fromkeys(p)) for p in c.patterns}))
-            lines.append(f"not at the same time: {c.left}, {c.right} (both touch {both})")
+            both = "; ".join(
+                sorted({" and ".join(dict.fromkeys(p)) for p in c.patterns})
+            )
+            lines.append(
+                f"not at the same time: {c.left}, {c.right} (both touch {both})"
+            )
         people = list(personas)
         if people:
             lines += [self._explain_agent(task, people) for task in self]

@@ -57,7 +57,9 @@ class PriceTable:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
             return cls({name: Price(**row) for name, row in data.items()})
         except (ValueError, TypeError, OSError) as error:
-            raise SettingsError(f"not a price table: {error}", source=str(path)) from error
+            raise SettingsError(
+                f"not a price table: {error}", source=str(path)
+            ) from error
 
     @classmethod
     def from_litellm(cls, path: str | Path) -> "PriceTable":
@@ -65,7 +67,9 @@ class PriceTable:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
-            raise SettingsError(f"not a price file: {error}", source=str(path)) from error
+            raise SettingsError(
+                f"not a price file: {error}", source=str(path)
+            ) from error
         return cls({k: _litellm(v) for k, v in data.items() if _priced(v)})
 
     def price(self, model: str) -> Price | None:

@@ -81,7 +81,9 @@ def _stat(pid: int) -> list[str] | None:
 
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return (
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        )
     except OSError:
         return ""
 
@@ -406,9 +408,7 @@ def reap(spawned: Mapping[str, Any]) -> list[int]:
 
 def _filled(part: str, words: Mapping[str, str]) -> str:
     # Only known names in braces are replaced, so JSON in an argument survives.
-    return re.sub(
-        r"\{(\w+)\}", lambda m: words[m[1]] if m[1] in words else m[0], part
-    )
+    return re.sub(r"\{(\w+)\}", lambda m: words[m[1]] if m[1] in words else m[0], part)
 
 
 def subprocess_agent(

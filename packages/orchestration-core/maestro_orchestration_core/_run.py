@@ -253,7 +253,7 @@ class Run:
             self._stack.callback(journal.close)
         if self._lease_store is None:
             self._lease_store = JournalLeases(journal, run=self.id)
-        return journal.open_run(self.id, fault=self._maestro._fault)  # noqa: SLF001 - ours
+        return journal.open_run(self.id, fault=self._maestro._fault)
 
     def _begin(self) -> None:
         history = self._context.log.history()
@@ -313,9 +313,7 @@ class Run:
             killed = reap(data)
             self._context.emit("worker.killed", {"mark": mark, "killed": killed})
         for task in list(self._view.tasks.values()):
-            if task.state in ACTIVE:
-                self._move(task, State.READY, {"resumed": True})
-            elif task.waits_for.startswith("budget:"):
+            if task.state in ACTIVE or task.waits_for.startswith("budget:"):
                 self._move(task, State.READY, {"resumed": True})
         if self._maestro.workspace:
             self._maestro.workspace.sweep(self.id)
@@ -359,9 +357,11 @@ class Run:
         """
         async with self._changed:
             await self._changed.wait_for(
-                lambda: self._over
-                or self._error
-                or (self._stuck and not (wait and self._people_wait()))
+                lambda: (
+                    self._over
+                    or self._error
+                    or (self._stuck and not (wait and self._people_wait()))
+                )
             )
         if self._error:
             raise self._error
@@ -465,7 +465,7 @@ class Run:
         known = [k for k, v in self._view.approvals.items() if v == "requested"]
         if approval not in known:
             raise ApprovalError(approval, known)
-        task = self._view.tasks[approval.split(":")[0]]
+        task = self._view.tasks[approval.split(":", maxsplit=1)[0]]
         self._context.emit(
             f"approval.{how}", {"approval": approval, "note": note}, task=task.name,
             actor=by,
@@ -648,7 +648,9 @@ class Run:
             if task.name in self._cancelled:
                 self._move(task, State.CANCELLED, {"reason": "user"})
             elif not self._driver.done() and not self._driver.cancelling():
-                self._move(task, State.WAITING, {"for": "budget:run", "reason": "budget"})
+                self._move(
+                    task, State.WAITING, {"for": "budget:run", "reason": "budget"}
+                )
         except Exception as error:
             if self._context.broken:
                 return
@@ -720,11 +722,7 @@ class Run:
     async def _ask(
         self, task: TaskView, spec: Task, agent: Agent, tree: Worktree | None
     ) -> Reply:
-        inputs = {
-            name: found.reply or Reply()
-            for name in spec.after
-            if (found := self._view.tasks[name])
-        }
+        inputs = {name: self._view.tasks[name].reply or Reply() for name in spec.after}
         prompt = spec.prompt
         if agent.model is not None:
             parts = [prompt, *(f"Result of {n}:\n{r.text}" for n, r in inputs.items())]
@@ -867,7 +865,9 @@ class Run:
             if gate.on != on or (gate.only and task.name not in gate.only):
                 continue
             if gate.spawns:
-                self._emit("worker.starting", {"mark": mark, "command": gate.name}, task)
+                self._emit(
+                    "worker.starting", {"mark": mark, "command": gate.name}, task
+                )
                 self._context.commit_now()
             result = await gate.run(given)
             if mark in self._view.workers:
@@ -957,8 +957,7 @@ def _found(folder: Path, pattern: str) -> bool:
     if not any(c in pattern for c in "*?["):
         return (folder / pattern).exists()
     return any(
-        fnmatch.fnmatch(str(p.relative_to(folder)), pattern)
-        for p in folder.rglob("*")
+        fnmatch.fnmatch(str(p.relative_to(folder)), pattern) for p in folder.rglob("*")
     )
 
 
@@ -968,5 +967,3 @@ def _has(data: Any, name: str) -> bool:
             return False
         data = data[part]
     return True
-
-

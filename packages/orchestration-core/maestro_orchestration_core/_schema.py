@@ -54,11 +54,11 @@ def _type_problem(value: Any, schema: Mapping[str, Any], where: str) -> list[str
     return [f"{where}: expected {' or '.join(names)}, got {value!r:.60}"]
 
 
-def _object(
-    value: dict[str, Any], schema: Mapping[str, Any], where: str
-) -> list[str]:
+def _object(value: dict[str, Any], schema: Mapping[str, Any], where: str) -> list[str]:
     known = schema.get("properties", {})
-    found = [f"{where}.{k}: missing" for k in schema.get("required", ()) if k not in value]
+    found = [
+        f"{where}.{k}: missing" for k in schema.get("required", ()) if k not in value
+    ]
     for key, item in value.items():
         if key in known:
             found += problems(item, known[key], f"{where}.{key}")

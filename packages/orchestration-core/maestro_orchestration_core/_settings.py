@@ -101,7 +101,9 @@ class RunFile:
         if table := data.get("workspace"):
             _known(table, _WORKSPACE, where, "workspace.")
             repository = self.path.parent / table.get("repository", ".")
-            workspace = Worktrees(repository, **{k: v for k, v in table.items() if k != "repository"})
+            workspace = Worktrees(
+                repository, **{k: v for k, v in table.items() if k != "repository"}
+            )
         prices = data.get("prices")
         return Orchestrator(
             [self._agent(name, table) for name, table in agents.items()],
@@ -178,9 +180,7 @@ class RunFile:
             check = self._import(table["python"], f"{key}.python")
             options.pop("timeout", None)
             return Gate.function(check, name=table.get("name", ""), **options)
-        raise SettingsError(
-            "expected pytest, command or python", source=where, key=key
-        )
+        raise SettingsError("expected pytest, command or python", source=where, key=key)
 
 
 def _known(table: Any, known: set[str], source: str, prefix: str) -> None:
@@ -191,5 +191,7 @@ def _known(table: Any, known: set[str], source: str, prefix: str) -> None:
     for key in table:
         if key not in known:
             raise SettingsError(
-                f"unknown key{did_you_mean(key, known)}", source=source, key=prefix + key
+                f"unknown key{did_you_mean(key, known)}",
+                source=source,
+                key=prefix + key,
             )

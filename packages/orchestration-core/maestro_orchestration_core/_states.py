@@ -38,9 +38,7 @@ class State(StrEnum):
 TERMINAL: Final = frozenset(
     {State.COMPLETED, State.FAILED, State.CANCELLED, State.REJECTED, State.SKIPPED}
 )
-ACTIVE: Final = frozenset(
-    {State.CLAIMED, State.RUNNING, State.GATING, State.MERGING}
-)
+ACTIVE: Final = frozenset({State.CLAIMED, State.RUNNING, State.GATING, State.MERGING})
 _A2A: Final = {
     State.PENDING: "SUBMITTED",
     State.READY: "SUBMITTED",
@@ -63,9 +61,7 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
         {_S.GATING, _S.COMPLETED, _S.WAITING, _S.RETRYING, _S.IN_DOUBT, _S.READY}
     )
     | _GIVE_UP,
-    _S.GATING: frozenset(
-        {_S.MERGING, _S.COMPLETED, _S.WAITING, _S.RETRYING, _S.READY}
-    )
+    _S.GATING: frozenset({_S.MERGING, _S.COMPLETED, _S.WAITING, _S.RETRYING, _S.READY})
     | _GIVE_UP,
     _S.MERGING: frozenset({_S.COMPLETED, _S.RETRYING, _S.READY}) | _GIVE_UP,
     _S.WAITING: frozenset({_S.READY, _S.COMPLETED, _S.REJECTED}) | _GIVE_UP,
@@ -78,7 +74,9 @@ EVENT_STATES: Final = {
     for s in State
     if s is not _S.PENDING
 }
-STATE_EVENTS: Final = {state: event for event, state in EVENT_STATES.items()}
+STATE_EVENTS: Final[dict[State, str]] = {
+    state: event for event, state in EVENT_STATES.items()
+}
 
 
 def move(task: str, old: State, new: State) -> State:

@@ -98,7 +98,9 @@ class Supervisor:
         job = self._jobs.pop(name)
         error = None if job.cancelled() else job.exception()
         failed = job.cancelled() or error is not None
-        again = child.restart == "permanent" or (child.restart == "transient" and failed)
+        again = child.restart == "permanent" or (
+            child.restart == "transient" and failed
+        )
         if not again:
             return
         now = self._clock()

@@ -71,9 +71,10 @@ class Throttle:
             return 0.0
         while self._seen and self._seen[0][0] <= now - 60:
             self._seen.popleft()
-        over = self._requests and len(self._seen) >= self._requests
+        over = bool(self._requests) and len(self._seen) >= (self._requests or 0)
         used = sum(n for _, n in self._seen)
-        over = over or (self._tokens and self._seen and used + tokens > self._tokens)
+        if self._tokens and self._seen:
+            over = over or used + tokens > self._tokens
         return self._seen[0][0] + 60 - now if over else None
 
     async def _pause(self, wait: float) -> None:
@@ -89,7 +90,9 @@ class Throttle:
             self._changed.set()
 
     def _freeze(self, retry_after: float | None) -> None:
-        wait = (retry_after if retry_after is not None else 1.0) * (1 + self._rng() / 10)
+        wait = (retry_after if retry_after is not None else 1.0) * (
+            1 + self._rng() / 10
+        )
         self._frozen_until = max(self._frozen_until, self._clock() + wait)
         self._now = max(1.0, self._now / 2)
 
@@ -119,7 +122,10 @@ class Retry:
                 return await fn()
             except ModelError as error:
                 wait = self.rng() * min(self.most, self.first * 2**tries)
-                if isinstance(error, RateLimitedError) and error.retry_after is not None:
+                if (
+                    isinstance(error, RateLimitedError)
+                    and error.retry_after is not None
+                ):
                     wait = error.retry_after
                 late = self.clock() - started + wait > self.within
                 if not error.retry or late:

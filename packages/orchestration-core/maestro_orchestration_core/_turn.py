@@ -123,7 +123,7 @@ class Context:
 
     def emit(
         self,
-        type: str,  # noqa: A002 - the event's own word
+        type: str,
         data: Mapping[str, Any] | None = None,
         *,
         task: str = "",
@@ -216,9 +216,7 @@ class Context:
             self._budget_waiters.append(waiter)
             await waiter
 
-    def settle(
-        self, reservation: Reservation | None, real: Mapping[str, int]
-    ) -> None:
+    def settle(self, reservation: Reservation | None, real: Mapping[str, int]) -> None:
         """Count what a call took and let those try again that wait for room."""
         if reservation is None:
             return
@@ -324,7 +322,7 @@ class Turn:
                 "repeats", f"{who[0]!r} got the same input {self._seen[who]} times"
             )
         persona = agent.persona
-        extra = (f"persona:{persona.name}",)
+        extra: tuple[str, ...] = (f"persona:{persona.name}",)
         if persona.team:
             extra = (f"team:{persona.team}", *extra)
         if persona.budget:
@@ -377,7 +375,11 @@ class Turn:
                 for call in reply.tool_calls:
                     result = await self.tool(call.name, call.arguments, agent=agent)
                     messages.append(
-                        {"role": "tool", "tool_call_id": call.id, "content": result.text}
+                        {
+                            "role": "tool",
+                            "tool_call_id": call.id,
+                            "content": result.text,
+                        }
                     )
                 continue
             if not schema:
@@ -554,13 +556,17 @@ class Turn:
         if known is not None and known.get("in") == given_digest:
             return Reply.from_json(known["out"])
         if not context.live:
-            why = "it was recorded with another input" if known else "it was not recorded"
+            why = (
+                "it was recorded with another input" if known else "it was not recorded"
+            )
             raise ReplayError(f"{self.task}/{self.attempt}/{path}", why)
         if key in context.open_unsafe:
             raise InDoubtError(self.task, path)
         context.turns += 1
         if context.turns > context.limits.max_turns:
-            raise LoopError("max_turns", f"{context.limits.max_turns} calls in this run")
+            raise LoopError(
+                "max_turns", f"{context.limits.max_turns} calls in this run"
+            )
         return await self._perform(
             path, agent, given_digest, run, effect, upper, model, tool
         )
@@ -598,7 +604,7 @@ class Turn:
                 context.commit_now(full=True)
             reply = await run()
         except BaseException as error:
-            failed = {
+            failed: dict[str, Any] = {
                 "key": path,
                 "error": f"{type(error).__name__}: {error}"[:1000],
                 "chain": list(self.chain),

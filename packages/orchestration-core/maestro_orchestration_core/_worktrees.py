@@ -19,7 +19,6 @@ from ._git import Git
 from .errors import DirtyWorktreeError, GitError, MergeConflictError, WorkspaceError
 
 
-
 @dataclass(slots=True, kw_only=True)
 class Worktree:
     """The folder of one attempt of one task."""

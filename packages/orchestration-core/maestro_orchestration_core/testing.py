@@ -25,7 +25,9 @@ class ScriptedModel:
     request. Token counts are estimates when a reply has none.
     """
 
-    def __init__(self, *steps: Step, name: str = "scripted", repeat: bool = False) -> None:
+    def __init__(
+        self, *steps: Step, name: str = "scripted", repeat: bool = False
+    ) -> None:
         self.name = name
         self.requests: list[Request] = []
         self._steps = list(steps)
@@ -102,4 +104,3 @@ class LeaseStoreChecks:
         except LeaseError:
             return
         raise AssertionError(f"{holder} took {name} although it was held")
-

@@ -26,7 +26,10 @@ def git(require_program: Callable[[str], str]) -> Callable[..., str]:
     def run(folder: Path, *args: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
         done = subprocess.run(
-            ["git", *identity, *args], cwd=folder, capture_output=True, encoding="utf-8",
+            ["git", *identity, *args],
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
             check=True,
         )
         return done.stdout.strip()

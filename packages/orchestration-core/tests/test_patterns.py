@@ -153,5 +153,7 @@ def test_a_child_that_is_not_healthy_is_restarted():
     async def healthy():
         return False
 
-    asyncio.run(Supervisor([Child("a", start, healthy=healthy, check_every=0.01)]).run())
+    asyncio.run(
+        Supervisor([Child("a", start, healthy=healthy, check_every=0.01)]).run()
+    )
     assert len(starts) == 2

@@ -49,7 +49,9 @@ def test_a_failure_skips_what_depends_on_it_and_says_why():
     plan = Plan([Task("a"), Task("b", after=["a"]), Task("c")])
     report = run(Orchestrator([agent(body=fail)]), plan)
     assert {n: t.state for n, t in report.tasks.items()} == {
-        "a": State.FAILED, "b": State.SKIPPED, "c": State.COMPLETED,
+        "a": State.FAILED,
+        "b": State.SKIPPED,
+        "c": State.COMPLETED,
     }
     assert report.tasks["b"].reason == "dependency"
     assert "no luck" in report.why()
@@ -207,7 +209,9 @@ def test_a_replay_makes_no_call_and_has_the_same_digest(tmp_path):
 def test_a_fork_goes_on_from_a_point(tmp_path):
     """A fork shares the past and has its own future."""
     plan = Plan([Task("a", "x"), Task("b", "y", after=["a"])])
-    first = Orchestrator([agent(body=ScriptedModel("A", "B"))], journal=tmp_path / "r.db")
+    first = Orchestrator(
+        [agent(body=ScriptedModel("A", "B"))], journal=tmp_path / "r.db"
+    )
     run(first, plan, run_id="r")
     with Journal(tmp_path / "r.db") as journal:
         done = next(e for e in journal.events("r") if e.type == "task.completed")
@@ -332,7 +336,8 @@ def test_tools_and_structured_answers():
     persona = Persona(name="m", tools=("add",), instructions="Add.")
     maestro = Orchestrator([Agent(persona, model)], tools=[Tool(add)])
     schema = {
-        "type": "object", "required": ["sum"],
+        "type": "object",
+        "required": ["sum"],
         "properties": {"sum": {"type": "integer"}},
     }
     report = run(maestro, Plan([Task("a", "2+3?", output=schema)]))
@@ -445,7 +450,9 @@ def test_in_doubt_can_be_settled(tmp_path):
 
     report = asyncio.run(settle())
     assert [report.tasks[n].state for n in "abc"] == [
-        State.COMPLETED, State.COMPLETED, State.FAILED,
+        State.COMPLETED,
+        State.COMPLETED,
+        State.FAILED,
     ]
     assert report.tasks["b"].reply.text == "it was sent"
     assert len(mails) == 4

@@ -12,7 +12,6 @@ from maestro_orchestration_core import (
     Orchestrator,
     Persona,
     Plan,
-    State,
     Task,
     Worktrees,
     errors,
@@ -30,7 +29,7 @@ def left_behind(git, repository):
     """Return worktrees and folders that should be gone."""
     listed = git(repository, "worktree", "list", "--porcelain").count("worktree ")
     folder = repository / ".git" / "maestro-worktrees"
-    return listed - 1, [p for p in folder.rglob("*")] if folder.exists() else []
+    return listed - 1, list(folder.rglob("*")) if folder.exists() else []
 
 
 def write(path, text):
@@ -55,6 +54,7 @@ def test_a_conflict_names_the_paths_and_a_retry_starts_from_the_new_base(
     repository, git
 ):
     """The second try sees what was merged before."""
+
     async def edit(turn):
         path = turn.folder / "numbers.py"
         await asyncio.sleep(0.5 if turn.task == "late" and turn.attempt == 1 else 0)

@@ -1,0 +1,1 @@
+"""Adapters to sibling packages, each behind its extra."""

@@ -1,0 +1,104 @@
+"""The command line and the monitor, the page in a real browser."""
+
+import json
+import subprocess
+import tempfile
+
+import pytest
+from maestro_orchestration_core import errors
+from maestro_orchestration_core._cli import main
+from maestro_orchestration_core._monitor import MonitorServer
+from maestro_orchestration_core._settings import RunFile
+
+PLAN = """
+journal = "runs.db"
+[budget]
+calls = 9
+[agents.worker]
+command = ["echo", "{prompt}"]
+[[tasks]]
+name = "one"
+prompt = "first"
+[[tasks]]
+name = "two"
+after = ["one"]
+approval = "before"
+"""
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """Return a folder with a run file, entered."""
+    (tmp_path / "plan.toml").write_text(PLAN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_waits_is_approved_and_finishes(plan, capsys):
+    """Exit codes say how it came out."""
+    assert main(["run", "plan.toml", "--run-id", "r"]) == 75
+    assert main(["approve", "r", "nope"]) == 2
+    assert main(["approve", "r", "two:before", "--by", "ada"]) == 0
+    assert main(["recover", "resume", "r", "--file", "plan.toml"]) == 0
+    capsys.readouterr()
+    assert main(["monitor", "r", "--summary", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["tasks"]["one"]["reply"]["text"] == "first"
+    assert main(["monitor", "r", "--follow"]) == 0
+    assert "task.completed two" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["plan", "plan.toml"], ["run", "plan.toml", "--dry-run"], ["monitor"],
+        ["metrics", "show", "r"], ["metrics", "compare", "r", "r"],
+        ["metrics", "export", "r", "--format", "otel"], ["recover", "list"],
+        ["recover", "in-doubt", "r"], ["locks"], ["gc"], ["doctor", "plan.toml"],
+    ],
+)  # fmt: skip
+def test_every_command_speaks_json(plan, capsys, command):
+    """`--json` prints JSON and nothing else."""
+    main(["run", "plan.toml", "--run-id", "r"])
+    capsys.readouterr()
+    assert main([*command, "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("journal", "journl", "did you mean 'journal'"),
+        ('after = ["one"]', 'after = ["on"]', "did you mean 'one'"),
+        ('name = "one"', 'name = "one"\nafter = ["two"]', "wait for each other"),
+        ("calls = 9", "calls = -1", "-1 is below zero"),
+        ("command", "comand", "did you mean 'command'"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_place(plan, old, new, said):
+    """Each error says file or key, and what was meant."""
+    (plan / "plan.toml").write_text(PLAN.replace(old, new), encoding="utf-8")
+    with pytest.raises(errors.SettingsError, match=said):
+        RunFile.load("plan.toml").build()
+    assert main(["run", "plan.toml"]) == 2
+    assert not (plan / "runs.db").exists()
+
+
+def test_the_page_in_a_real_browser(plan, require_program):
+    """The page draws timeline, tasks and events from the journal."""
+    main(["run", "plan.toml", "--run-id", "r"])
+    chromium = require_program("chromium")
+    with (
+        MonitorServer(plan / "runs.db") as server,
+        tempfile.TemporaryDirectory() as home,
+    ):
+        done = subprocess.run(
+            [chromium, "--headless=new", "--no-sandbox", "--disable-gpu",
+             "--disable-background-networking", f"--user-data-dir={home}",
+             "--virtual-time-budget=4000", "--dump-dom", server.url],
+            capture_output=True, encoding="utf-8", check=True, timeout=90,
+        )  # fmt: skip
+    assert 'data-ready="1"' in done.stdout
+    assert '<rect class="completed"' in done.stdout
+    assert "approval:two:before" in done.stdout
+    assert "run.paused" in done.stdout
