@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import final
 
 from maestro_audit_logger._files import Files
-from maestro_audit_logger._merkle import leaf_hash
+from maestro_audit_logger._merkle import leaf_hashes
 from maestro_audit_logger._note import (
     Checkpoint,
     Note,
@@ -175,7 +175,8 @@ class Checkpointer:
 
     def _extend(self, size: int, tiles: TileWriter) -> bytes:
         self._tiles = None  # half-grown tiles are not kept after an error
-        tiles.extend(self._leaves(tiles.size, size))
+        for leaves in self._leaves(tiles.size, size):
+            tiles.extend(leaves)
         if tiles.size != size:
             raise LogDamaged(
                 str(self._store.folder),
@@ -186,9 +187,9 @@ class Checkpointer:
         self._tiles = tiles
         return root
 
-    def _leaves(self, done: int, size: int) -> Iterator[bytes]:
-        """Yield the leaf hashes of lines done+1 to size."""
-        for segment in [*list_segments(self._store.folder)]:
+    def _leaves(self, done: int, size: int) -> Iterator[list[bytes]]:
+        """Yield the leaf hashes of lines done+1 to size, a segment's at a time."""
+        for segment in list_segments(self._store.folder):
             following = segment.first
             if self._place[0] > segment.first or done >= size:
                 continue
@@ -202,11 +203,9 @@ class Checkpointer:
             )
             lines = data.split(b"\n")
             rest = lines.pop()
-            for line in lines:
-                if following > done:
-                    done = following
-                    yield leaf_hash(line)
-                following += 1
+            yield leaf_hashes(lines[max(0, done + 1 - following) :])
+            following += len(lines)
+            done = max(done, following - 1)
             if not segment.packed:
                 end = data_from + len(data) - len(rest)
                 self._place = (segment.first, following - 1, end)

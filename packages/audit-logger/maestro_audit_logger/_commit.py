@@ -17,7 +17,7 @@ from time import monotonic
 from typing import final
 
 from maestro_audit_logger._store import Appended, Store
-from maestro_audit_logger.errors import AuditUnavailable, LogClosed
+from maestro_audit_logger.errors import AuditUnavailable, LogClosed, LogDamaged
 
 Stored = tuple[int, str]
 _committers: weakref.WeakSet[Committer] = weakref.WeakSet()
@@ -99,13 +99,18 @@ class Committer:
             self._busy.discard(me)
 
     def _alone(self, body: bytes) -> Stored:
-        batch = _Batch()
-        batch.bodies.append(body)
-        self._run(batch)
-        if not batch.stored:
-            raise self.failure(batch.error, uncertain=batch.uncertain) from batch.error
+        if self.closed:
+            raise LogClosed("the audit logger is closed")
+        written = False
+        try:
+            stored = self._store.append_one(body)
+            written = True
+            if self._sync_every_s is not None:
+                self._sync_if_due()
+        except (OSError, LogDamaged) as error:
+            raise self.failure(error, uncertain=written) from error
         self._after()
-        return batch.stored[0]
+        return stored
 
     def commit_many(
         self, bodies: Sequence[bytes]

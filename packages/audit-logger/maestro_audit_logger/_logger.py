@@ -530,8 +530,9 @@ class AuditLogger:
         data: Mapping[str, Any] | None,
         ctx: Mapping[str, Any] | None,
     ) -> tuple[bytes, list[Sealed]]:
-        bound = self._bound()
-        encoder = self._encoder
+        bound, encoder = self._var.get(), self._encoder
+        if bound is UNBOUND:
+            bound = self._base
         if actor is not None:
             actor_json = encoder.actor(actor)
         elif bound.actor_json:
@@ -609,8 +610,10 @@ class AuditLogger:
     def _checkpoint_if_due(self) -> None:
         """Run by the leader after a batch, when its followers are on their way."""
         new = self._store.seq - self._checkpoint_seq
-        age_ns = self._clock_ns() - self._checkpoint_time
-        if new >= self._checkpoint_every or age_ns >= self._checkpoint_interval_ns:
+        if (
+            new >= self._checkpoint_every
+            or self._clock_ns() - self._checkpoint_time >= self._checkpoint_interval_ns
+        ):
             self._try_checkpoint()
 
     def _try_checkpoint(self) -> None:

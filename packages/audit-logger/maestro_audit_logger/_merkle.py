@@ -8,7 +8,7 @@ that the same code works on a list in memory and on tiles on disk.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from maestro_audit_logger.errors import InvalidProof
 
@@ -19,6 +19,12 @@ Node = Callable[[int, int], bytes]
 def leaf_hash(entry: bytes) -> bytes:
     """Return SHA-256(0x00 || entry), RFC 6962 section 2.1."""
     return hashlib.sha256(b"\0" + entry).digest()
+
+
+def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
+    """Return the leaf hash of each entry."""
+    sha256 = hashlib.sha256
+    return [sha256(b"\0" + entry).digest() for entry in entries]
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, final
 
-from maestro_audit_logger._encode import Sealed, commit_to
+from maestro_audit_logger._clean import Sealed, commit_to
 
 PRIVATE_FILE = "private.sqlite"
 _SCHEMA = """

@@ -46,6 +46,7 @@ class Redactor:
         self._paths = _either([*paths, *(f"*.{p}" for p in paths)])
         self.by_path = bool(paths)
         self.known: dict[str, bool] = {}  # what the patterns said, bounded
+        self.plain: set[str] = set()  # those that no pattern can ever hide
 
     def hides(self, key: str, path: str) -> bool:
         """Tell whether the value under this key must be hidden."""
@@ -54,6 +55,8 @@ class Redactor:
             hidden = bool(self._names.match(_fold(key)))
             if len(self.known) < _REMEMBERED_NAMES:
                 self.known[key] = hidden
+                if not hidden and not self.by_path:
+                    self.plain.add(key)
         return hidden or (self.by_path and bool(self._paths.match(_fold(path))))
 
 

@@ -126,7 +126,7 @@ def _write_holds(folder: Path, entries: Iterable[tuple[str, int, int]]) -> None:
 def _check_tiles(audit: AuditLogger, doomed: list[tuple[Segment, int]]) -> None:
     """Refuse to remove lines whose hashes are not safely in the tiles."""
     from maestro_audit_logger._checkpoints import latest_note
-    from maestro_audit_logger._merkle import leaf_hash
+    from maestro_audit_logger._merkle import leaf_hashes
     from maestro_audit_logger._note import parse_checkpoint, parse_note
 
     note = latest_note(audit.path)
@@ -135,7 +135,7 @@ def _check_tiles(audit: AuditLogger, doomed: list[tuple[Segment, int]]) -> None:
     tiles = Tiles(audit.path, parse_checkpoint(parse_note(note).text).size)
     for segment, last in doomed:
         kept = tiles.leaves(segment.first - 1, last)
-        if [leaf_hash(line) for line, _ in segment.lines()] != kept:
+        if leaf_hashes(line for line, _ in segment.lines()) != kept:
             raise AuditError(
                 f"{segment.path.name} is not what was sealed: run verify before prune"
             )

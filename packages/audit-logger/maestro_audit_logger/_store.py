@@ -11,9 +11,9 @@ written down, never smoothed over:
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, final
 
@@ -75,6 +75,7 @@ class Store:
         self._max_bytes = max_bytes
         self._daily = daily
         self._files = files
+        self._write_once = files.write
         self._tail: Tail | None = None
         self._fd: int | None = None
         self._poisoned: Path | None = None
@@ -96,6 +97,31 @@ class Store:
         except (OSError, LogDamaged) as error:
             result.error = error
         return result
+
+    def append_one(self, body: bytes) -> tuple[int, str]:
+        """Write one body as the next line: `append` without its lists.
+
+        Raises:
+            OSError: it is not stored, but a part of it may be in the file.
+            LogDamaged: the files cannot be read.
+        """
+        self.lock.acquire()
+        try:
+            tail = self._ready_for(body)
+            seq = tail.seq + 1
+            line = b'{"seq":%d,"prev":"%s",%s' % (seq, tail.prev.encode(), body)
+            leaf = sha256(b"\0" + line).hexdigest()
+            written, error = self._write_out(line + b"\n")
+            if error is not None:
+                tail.end = -1  # read it again: the line may be torn
+                raise error
+            tail.end += written
+            tail.seq, tail.prev = seq, leaf
+            if not tail.day:
+                tail.day = body[6:16]
+            return seq, leaf
+        finally:
+            self.lock.release()
 
     def refresh(self) -> int:
         """Read the end of the log again, under the lock; return its last number."""
@@ -138,15 +164,18 @@ class Store:
         self.lock.close()
 
     def _ready(self, bodies: Sequence[bytes]) -> Tail:
+        return self._ready_for(bodies[0], sum(map(len, bodies)) + 100 * len(bodies))
+
+    def _ready_for(self, body: bytes, size: int = 0) -> Tail:
+        """Return the end to write at, of a new segment when one is due."""
         tail = self._synchronise()
-        count = len(bodies)
-        size = len(bodies[0]) if count == 1 else sum(map(len, bodies))
-        size += 100 * count
-        day = bodies[0][6:16]  # every body starts with "ts":"YYYY-MM-DD
-        full = tail.end + size > self._max_bytes
-        later = self._daily and bool(tail.day) and day > tail.day
-        if self._count(tail) and (full or later or self._poisoned == tail.path):
-            tail = self._rotate(tail)
+        full = tail.end + (size or len(body) + 100) > self._max_bytes
+        # every body starts with "ts":"YYYY-MM-DD
+        later = self._daily and bool(tail.day) and body[6:16] > tail.day
+        if full or later or self._poisoned is not None:
+            due = full or later or self._poisoned == tail.path
+            if due and self._count(tail):
+                tail = self._rotate(tail)
         return tail
 
     def _count(self, tail: Tail) -> int:
@@ -179,7 +208,7 @@ class Store:
             head = HEAD.match(line)
             if not head or int(head[1]) != seq + 1 or head[2].decode() != prev:
                 return False
-            seq, prev = seq + 1, hashlib.sha256(b"\0" + line).hexdigest()
+            seq, prev = seq + 1, sha256(b"\0" + line).hexdigest()
         known.seq, known.prev, known.end = seq, prev, size
         return True
 
@@ -260,7 +289,7 @@ class Store:
         )
 
     def _write(self, tail: Tail, bodies: Sequence[bytes], result: Appended) -> None:
-        sha256, seq, prev = hashlib.sha256, tail.seq, tail.prev.encode()
+        seq, prev = tail.seq, tail.prev.encode()
         lines: list[bytes] = []
         leaves: list[tuple[int, str]] = []
         for body in bodies:
@@ -272,8 +301,8 @@ class Store:
             leaves.append((seq, leaf))
         lines.append(b"")
         buffer = b"\n".join(lines)
-        written = self._write_out(buffer, result)
-        if written == len(buffer):
+        written, result.error = self._write_out(buffer)
+        if result.error is None:
             tail.end += written
             tail.seq, tail.prev = leaves[-1]
             if not tail.day:
@@ -288,23 +317,21 @@ class Store:
             tail.seq, tail.prev = leaves[whole - 1]
         tail.end = -1
 
-    def _write_out(self, buffer: bytes, result: Appended) -> int:
-        assert self._fd is not None  # _synchronise has opened it
+    def _write_out(self, buffer: bytes) -> tuple[int, OSError | None]:
+        """Write all of it; return how much was written, and why not more."""
+        fd = self._fd
+        assert fd is not None  # _synchronise has opened it
+        written = 0
         try:
-            written = self._files.write(self._fd, buffer)
-        except OSError as error:
-            result.error = error
-            return 0
-        view = memoryview(buffer)
-        try:
+            written = self._write_once(fd, buffer)
             while written < len(buffer):
-                count = self._files.write(self._fd, view[written:])
+                count = self._write_once(fd, memoryview(buffer)[written:])
                 if count == 0:
-                    raise OSError(errno.EIO, "wrote nothing")
+                    return written, OSError(errno.EIO, "wrote nothing")
                 written += count
         except OSError as error:
-            result.error = error
-        return written
+            return written, error
+        return written, None
 
     def _rotate(self, tail: Tail) -> Tail:
         """Write the seal as the segment's last line, then open the next segment."""

@@ -8,7 +8,7 @@ it grows. Tiles can be made again from the segments, until those are pruned.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
@@ -127,11 +127,15 @@ class TileWriter:
             count //= TILE_WIDTH
             level += 1
 
-    def extend(self, leaves: Iterable[bytes]) -> None:
+    def extend(self, leaves: Sequence[bytes]) -> None:
         """Add leaf hashes; full tiles are written at once, partial ones by `flush`."""
-        for leaf in leaves:
-            self._push(0, leaf)
-            self.size += 1
+        at = 0
+        while at < len(leaves):
+            room = TILE_WIDTH - self.size % TILE_WIDTH
+            some = leaves[at : at + room]
+            self._push(0, b"".join(some))
+            self.size += len(some)
+            at += len(some)
 
     def flush(self) -> None:
         """Write the partial tiles of the present size."""
@@ -153,11 +157,12 @@ class TileWriter:
         """Return the root over everything added; `flush` comes first."""
         return Tiles(self._folder, self.size).root()
 
-    def _push(self, level: int, item: bytes) -> None:
+    def _push(self, level: int, hashes: bytes) -> None:
+        """Add hashes to the last tile of a level, of which they fill at most the rest."""
         if level == len(self._partial):
             self._partial.append(bytearray())
         data = self._partial[level]
-        data += item
+        data += hashes
         if len(data) < TILE_WIDTH * HASH_BYTES:
             return
         # At level 0 the size is not counted up yet, above it is the same tile.
