@@ -120,7 +120,9 @@ class Bench:
 
     def python_build_no_isolation(self) -> None:
         for folder in self.folders:
-            self.run(sys.executable, "-m", "build", "-n", "-o", self.root / "dist", folder)
+            self.run(
+                sys.executable, "-m", "build", "-n", "-o", self.root / "dist", folder
+            )
 
     def uv_build(self) -> None:
         for folder in self.folders:
@@ -133,11 +135,15 @@ class Bench:
     def uv_pipeline(self) -> None:
         self.uv_build()
         files = sorted((self.root / "dist").iterdir())
-        self.run(BIN / "uv", "publish", *(f for f in files if f.suffix in {".whl", ".gz"}))
+        self.run(
+            BIN / "uv", "publish", *(f for f in files if f.suffix in {".whl", ".gz"})
+        )
         python = self.root / "env" / "bin" / "python"
         self.run(BIN / "uv", "venv", "-q", "-p", sys.executable, self.root / "env")
         options = ("--no-config", "--default-index", self.group, "--no-cache")
-        self.run(BIN / "uv", "pip", "install", "-q", "-p", python, *options, *self.names)
+        self.run(
+            BIN / "uv", "pip", "install", "-q", "-p", python, *options, *self.names
+        )
         self.imports(python)
 
     def twine_pipeline(self) -> None:
@@ -224,9 +230,10 @@ def nothing_changed(bench: Bench, rounds: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="2 packages, 1 round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    count, rounds = (2, 1) if args.short else (8, 3)
+    count, rounds = (2, 1) if args.short else (8, args.rounds)
     with tempfile.TemporaryDirectory(prefix="bench-release-") as place:
         root = Path(place)
         make_packages(root, count)

@@ -186,7 +186,7 @@ def test_a_key_that_is_none_is_explained(tmp_path):
         signing_key(tmp_path, {"MAESTRO_SIGNING_KEY": str(path)})
 
 
-def test_publish_signs_and_verify_finds_a_change(two):
+def test_publish_signs_and_verify_finds_a_change(two, front):
     assert two.release("publish").returncode == 0
     folder = two.root / "dist" / "evidence" / "maestro-beta-1.0.0"
     done = two.release("verify", "beta", "--require-provenance")
@@ -203,7 +203,7 @@ def test_publish_signs_and_verify_finds_a_change(two):
     assert two.release("verify", "beta", "--require-provenance").returncode == 1
 
 
-def test_every_release_is_in_the_audit_log_and_a_change_there_is_found(two):
+def test_every_release_is_in_the_audit_log_and_a_change_there_is_found(two, front):
     pytest.importorskip("maestro_audit_logger")
     assert two.release("publish", "--no-verify").returncode == 0
     folder = two.root / ".maestro" / "audit"

@@ -72,8 +72,7 @@ def test_publish_then_nothing_to_do_then_a_conflict(two):
     assert "there is 1.0.0, 1.0.1" in missing.stderr
 
 
-def test_a_dry_run_uploads_nothing_and_checks_all(two):
-    two.release("plan")  # starts the index
+def test_a_dry_run_uploads_nothing_and_checks_all(two, front):
     done = two.release("publish", "--dry-run", "--json")
     assert done.returncode == 0
     assert len(result(done)["files"]) == 4
@@ -81,6 +80,7 @@ def test_a_dry_run_uploads_nothing_and_checks_all(two):
     assert two.listed() == {}
 
 
+@pytest.mark.drill
 def test_verification_by_pip_alone(two):
     two.release("publish", "--no-verify")
     done = two.release("verify", "--installer", "pip", "alpha")
@@ -88,6 +88,7 @@ def test_verification_by_pip_alone(two):
     assert "2 environments by pip" in done.stdout
 
 
+@pytest.mark.drill
 def test_an_import_that_fails_is_found_after_the_upload(checkout):
     checkout.package("alpha", code="import module_that_nobody_has\n")
     done = checkout.release("publish")
@@ -98,6 +99,7 @@ def test_an_import_that_fails_is_found_after_the_upload(checkout):
     assert "upload   nothing" in again.stdout
 
 
+@pytest.mark.drill
 def test_an_extra_without_a_solution_is_named(checkout):
     checkout.package("alpha", extras='x = ["maestro-missing>=1"]')
     done = checkout.release("publish")
@@ -106,6 +108,7 @@ def test_an_extra_without_a_solution_is_named(checkout):
     assert "alpha-x" in done.stderr
 
 
+@pytest.mark.drill
 def test_a_command_that_does_not_start_is_found_by_verify(checkout):
     folder = checkout.package("alpha")
     file = folder / "pyproject.toml"
@@ -119,7 +122,7 @@ def test_a_command_that_does_not_start_is_found_by_verify(checkout):
     assert "alpha-x --help: exit code 1" in done.stderr
 
 
-def test_a_gate_stops_before_the_upload(checkout):
+def test_a_gate_stops_before_the_upload(checkout, front):
     checkout.package("alpha", requires='"maestro-beta @ file:///tmp/beta"')
     checkout.package("beta")
     done = checkout.release("publish")
@@ -128,6 +131,7 @@ def test_a_gate_stops_before_the_upload(checkout):
     assert checkout.listed() == {}
 
 
+@pytest.mark.drill
 def test_a_readme_that_does_not_render_stops_before_the_upload(checkout):
     folder = checkout.package("alpha", readme="Title\n=\n\n.. nonsense::\n\n`x\n")
     (folder / "README.md").rename(folder / "README.rst")
@@ -170,6 +174,7 @@ def test_no_password_at_all(two, front):
     assert "no user and password" in done.stderr
 
 
+@pytest.mark.drill
 def test_the_password_is_not_in_any_command_line(two, front):
     seen = []
 
@@ -183,12 +188,6 @@ def test_the_password_is_not_in_any_command_line(two, front):
     assert two.release("publish", "--no-verify").returncode == 0
     assert any("twine" in line and "upload" in line for line in seen)
     assert not any(two.environment["MAESTRO_INDEX_PASSWORD"] in line for line in seen)
-
-
-def test_the_credentials_file_is_private(two):
-    two.release("plan")
-    mode = (two.root / ".index" / "credentials.json").stat().st_mode
-    assert stat.S_IMODE(mode) == 0o600
 
 
 def test_nothing_answers(two):
@@ -231,6 +230,7 @@ def test_a_502_in_the_middle_is_survived(two, front):
     assert sorted(front.uploads) == sorted(two.files)
 
 
+@pytest.mark.drill
 def test_an_answer_that_got_lost_is_no_conflict(two, front):
     # The server took the file, the client saw 502 and sends it again: 400.
     front.answer = lambda number: "lose" if number == 2 else None
@@ -239,6 +239,7 @@ def test_an_answer_that_got_lost_is_no_conflict(two, front):
     assert set(two.listed()) == two.files
 
 
+@pytest.mark.drill
 def test_an_index_that_stays_down_is_explained_and_the_next_run_goes_on(two, front):
     front.answer = lambda number: None if number <= 2 else 502
     done = two.release("publish", "--no-verify")
@@ -298,6 +299,7 @@ def test_kill_9_between_two_files_and_go_on(two, front, at):
     assert len(result(done)["uploaded"]) == 4 - sent
 
 
+@pytest.mark.drill
 def test_killed_alone_its_uploading_child_is_waited_for(two, front):
     reached, go_on = threading.Event(), threading.Event()
 
@@ -393,7 +395,9 @@ def test_help_shows_examples_and_exit_codes():
     assert "4 a version is published with other bytes" in done.stdout
 
 
-def test_the_index_is_left_running(two):
+def test_the_index_is_left_running_with_a_private_password(two):
     two.release("plan")
     port = control.read_json(two.root / ".index" / "server.json")["port"]
     assert control.probe(port).kind == "embedded"
+    mode = (two.root / ".index" / "credentials.json").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600

@@ -122,6 +122,7 @@ def test_a_half_done_release_is_shown_and_can_be_taken_back(two, front):
     assert "no release is half done" in two.release("delete", "--half-done").stdout
 
 
+@pytest.mark.drill
 def test_a_half_done_release_is_finished_by_the_next_publish(two, front):
     killed_after(two, front, 1)
     done = two.release("publish")

@@ -232,7 +232,7 @@ def test_a_wrong_date_is_a_usage_fault(repository):
     assert repository.release("bump", "--date", "tomorrow").returncode == 2
 
 
-def test_plan_proposes_a_version_and_tag_names_what_was_published(repository):
+def test_plan_proposes_a_version_and_tag_names_what_was_published(repository, front):
     git(repository, "tag", "-d", "maestro-beta/v1.0.0")
     done = repository.release("tag")
     assert done.returncode == 1
@@ -272,7 +272,8 @@ def test_without_git_a_bump_says_so(checkout):
     assert "not a git repository" in done.stderr
 
 
-def test_a_tag_on_other_sources_is_refused(repository):
+@pytest.mark.drill
+def test_a_tag_on_other_sources_is_refused(repository, front):
     edit(repository, WIDER)
     commit(repository)
     assert repository.release("publish", "--no-verify").returncode == 0
