@@ -1,0 +1,1 @@
+"""The engine: takes jobs, runs them to their end."""

@@ -1,0 +1,3 @@
+from .core import Actor, AuditLogger
+
+__all__ = ["Actor", "AuditLogger"]

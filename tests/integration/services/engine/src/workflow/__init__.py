@@ -1,0 +1,2 @@
+from .engine import WorkflowEngine, WorkflowError
+from .steps import step, workflow

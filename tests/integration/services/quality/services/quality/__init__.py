@@ -1,0 +1,1 @@
+"""The quality service: says whether a letter may go out."""

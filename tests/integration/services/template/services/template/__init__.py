@@ -1,0 +1,1 @@
+"""The template service: turns names into letters."""
