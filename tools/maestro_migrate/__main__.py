@@ -79,9 +79,11 @@ def run_migration(args: argparse.Namespace) -> int:
     clear()
     if args.write:
         migrate.carry_out(plan)
-        removed = migrate.remove_copies(plan) if args.remove_copies else []
-    else:
-        removed = []
+    removed: list[Path] = []
+    needed: dict[Path, str] = {}
+    if args.write and args.remove_copies:
+        needed = migrate.kept(plan, mapping)
+        removed = migrate.remove_copies(plan, mapping)
     if args.json:
         print(
             json.dumps(
@@ -95,6 +97,7 @@ def run_migration(args: argparse.Namespace) -> int:
                     "packages": sorted(plan.packages),
                     "copies": [str(path) for path in plan.copies],
                     "removed": [str(path) for path in removed],
+                    "kept": {str(path): place for path, place in needed.items()},
                     "written": args.write,
                 },
                 indent=1,
@@ -107,6 +110,8 @@ def run_migration(args: argparse.Namespace) -> int:
             print(f"{path}:{note.line}: {note.message}")
         for path in removed:
             print(f"removed {path}")
+        for path, place in needed.items():
+            print(f"kept {path}: {place} still needs it")
         verb = "changed" if args.write else "to change"
         print(
             f"{plan.files} files, {len(plan.changes)} {verb}, {len(plan.notes)} notes"

@@ -298,7 +298,7 @@ class _Finder(ast.NodeVisitor):
         if not isinstance(node.value, str):
             return
         package = self.mapping.find(node.value)
-        if package is None or not _is_path(node.value):
+        if package is None or not is_path(node.value):
             return
         new = _new_path(node.value, package)
         if new is None:
@@ -409,7 +409,8 @@ def _dotted(node: ast.AST) -> str | None:
     return ".".join([node.id, *reversed(parts)])
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Tell whether a text could be a dotted name."""
     return all(part.isidentifier() for part in text.split("."))
 
 

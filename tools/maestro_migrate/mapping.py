@@ -41,7 +41,10 @@ class Package:
                 f"{self.name} is not installed here, so its names are not known: "
                 f"`pip install {self.name}`, or list `names` in the mapping"
             )
-        return frozenset(read_all(Path(spec.origin)))
+        names = read_all(Path(spec.origin))
+        if names is None:  # computed: the package itself knows
+            names = importlib.import_module(self.module).__all__
+        return frozenset(names)
 
     def new_name(self, old: str) -> str | None:
         """Return what an old name is called in the package; None if it is not there."""
@@ -105,8 +108,14 @@ def _package(path: Path, entry: dict[str, Any]) -> Package:
     )
 
 
-def read_all(path: Path) -> Iterable[str]:
-    """Return the strings in a module's `__all__` without importing it."""
+def read_all(path: Path) -> Iterable[str] | None:
+    """Return the strings in a module's `__all__` without importing it.
+
+    None when it is computed rather than written out.
+
+    Raises:
+        MappingError: there is none.
+    """
     tree = ast.parse(path.read_bytes())
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
@@ -115,6 +124,8 @@ def read_all(path: Path) -> Iterable[str]:
         for target in targets:
             if isinstance(target, ast.Name) and target.id == "__all__":
                 value = getattr(node, "value", None)
-                if isinstance(value, ast.List | ast.Tuple):
-                    return [str(ast.literal_eval(item)) for item in value.elts]
-    raise MappingError(f"{path} has no literal __all__")
+                try:
+                    return [str(name) for name in ast.literal_eval(value or target)]
+                except ValueError:
+                    return None
+    raise MappingError(f"{path} has no __all__")

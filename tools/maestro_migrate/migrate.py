@@ -1,5 +1,6 @@
 """Plan the migration of a service, show it, carry it out."""
 
+import ast
 import difflib
 import os
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from maestro_migrate import apply, dependencies
 from maestro_migrate.errors import GuardError
-from maestro_migrate.find import Note, find
+from maestro_migrate.find import Note, find, is_path
 from maestro_migrate.mapping import ModuleMap
 
 SKIPPED = {
@@ -135,10 +136,17 @@ def carry_out(plan: Plan) -> None:
         apply.write(path, change.after, apply.read_any(path))
 
 
-def remove_copies(plan: Plan) -> list[Path]:
-    """Delete the old modules and the folders that they leave empty."""
+def remove_copies(plan: Plan, mapping: ModuleMap) -> list[Path]:
+    """Delete the old modules that nothing names any more, and folders left empty.
+
+    What a file still imports from a copy, or names in a string, keeps all copies of
+    that package; `kept` says which and why.
+    """
     removed = []
+    keeping = kept(plan, mapping)
     for inside in plan.copies:
+        if inside in keeping:
+            continue
         path = plan.root / inside
         path.unlink()
         removed.append(inside)
@@ -154,6 +162,60 @@ def remove_copies(plan: Plan) -> list[Path]:
             folder.rmdir()
             folder = folder.parent
     return removed
+
+
+def kept(plan: Plan, mapping: ModuleMap) -> dict[Path, str]:
+    """Return the copies that are still needed, each with a place that needs it."""
+    needed: dict[str, str] = {}
+    for path in python_files(plan.root):
+        inside = path.relative_to(plan.root)
+        if inside in plan.copies:
+            continue
+        try:
+            tree = ast.parse(apply.read(path).text)
+        except (SyntaxError, UnicodeDecodeError):
+            continue  # has a note of its own
+        for line, name in references(tree, module_name(inside), mapping):
+            package = mapping.find(name)
+            if package is not None:
+                needed.setdefault(package.name, f"{inside}:{line}")
+    found = {}
+    for inside in plan.copies:
+        package = mapping.find(module_name(inside).removesuffix(".__init__"))
+        if package is not None and package.name in needed:
+            found[inside] = needed[package.name]
+    return found
+
+
+def references(
+    tree: ast.Module, module: str, mapping: ModuleMap
+) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted name) for what a file imports or names in a string.
+
+    Relative imports are resolved. An import of a name counts by its module, unless
+    the name itself is an old module.
+    """
+    parents = module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = parents[: len(parents) - node.level + 1]
+                base = ".".join([*up, *([node.module] if node.module else [])])
+            yield node.lineno, base
+            if mapping.is_parent(base):
+                for alias in node.names:
+                    yield node.lineno, f"{base}.{alias.name}"
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and mapping.find(node.value) is not None
+            and is_path(node.value)
+        ):
+            yield node.lineno, node.value
 
 
 def python_files(root: Path) -> Iterator[Path]:

@@ -5,7 +5,7 @@ import html
 import importlib.util
 import io
 import tokenize
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ def measure(root: Path, mapping: ModuleMap) -> Adoption:
             tree = ast.parse(text)
         except (SyntaxError, UnicodeDecodeError):
             continue  # `maestro-migrate` names it; a figure cannot
-        for line, module in imports(tree, migrate.module_name(inside)):
+        name = migrate.module_name(inside)
+        for line, module in migrate.references(tree, name, mapping):
             package = mapping.find(module)
             if package is not None:
                 old.append(f"{inside}:{line}")
@@ -77,24 +78,6 @@ def measure(root: Path, mapping: ModuleMap) -> Adoption:
         old_references=old,
         new_references=new,
     )
-
-
-def imports(tree: ast.Module, module: str) -> Iterable[tuple[int, str]]:
-    """Yield (line, module) for everything a file imports, relative ones resolved."""
-    parents = module.split(".")[:-1]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                up = parents[: len(parents) - node.level + 1]
-                base = ".".join([*up, *([node.module] if node.module else [])])
-            yield node.lineno, base
-            for alias in node.names:
-                if base and not node.module:
-                    yield node.lineno, f"{base}.{alias.name}"
 
 
 def package_lines(module: str) -> int:

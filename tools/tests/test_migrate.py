@@ -221,7 +221,12 @@ def test_the_report_goes_from_old_to_new(small, tmp_path, mapping, capsys):
 def test_a_copy_that_is_still_needed_stays(small, tmp_path, mapping, capsys):
     """A name that the package lacks keeps the module it comes from."""
     service(small, {"src/api/odd.py": "from src.resilience.retry import odd_one\n"})
-    options = ["--write", "--remove-copies", "--mapping", str(tmp_path / "mapping.toml")]
+    options = [
+        "--write",
+        "--remove-copies",
+        "--mapping",
+        str(tmp_path / "mapping.toml"),
+    ]
     assert main(["run", str(small), *options]) == 1
     out = capsys.readouterr().out
     assert "kept src/resilience/retry.py: src/api/odd.py:1 still needs it" in out
