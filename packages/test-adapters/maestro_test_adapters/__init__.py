@@ -65,8 +65,38 @@ if TYPE_CHECKING:
         Frame as Frame,
         Locator as Locator,
     )
+    from maestro_test_adapters._command import (
+        CommandAdapter as CommandAdapter,
+    )
+    from maestro_test_adapters._unittest import (
+        UnittestAdapter as UnittestAdapter,
+    )
+    from maestro_test_adapters._registry import (
+        Registry as Registry,
+        adapter_names as adapter_names,
+        get_adapter as get_adapter,
+        register_adapter as register_adapter,
+    )
+    from maestro_test_adapters._plan import (
+        run_plan as run_plan,
+    )
 
 _WHERE = {
+    "_plan": (
+        "run_plan",
+    ),
+    "_registry": (
+        "Registry",
+        "adapter_names",
+        "get_adapter",
+        "register_adapter",
+    ),
+    "_unittest": (
+        "UnittestAdapter",
+    ),
+    "_command": (
+        "CommandAdapter",
+    ),
     "_backend": (
         "ConsoleMessage",
         "Dialog",
@@ -134,6 +164,7 @@ __all__ = [
     "Attachment",
     "Attempt",
     "Browser",
+    "CommandAdapter",
     "ConsoleMessage",
     "Dialog",
     "Download",
@@ -147,6 +178,7 @@ __all__ = [
     "PlaywrightAdapter",
     "PytestAdapter",
     "Reader",
+    "Registry",
     "Report",
     "Request",
     "Run",
@@ -163,6 +195,11 @@ __all__ = [
     "TestFinished",
     "TestResult",
     "TestStarted",
+    "UnittestAdapter",
+    "adapter_names",
+    "get_adapter",
+    "register_adapter",
+    "run_plan",
 ]
 
 

@@ -91,6 +91,11 @@ class CommandAdapter(RunnerAdapter):
         problems = super().judge(ending)
         if ending.exit_code and ending.exit_code < 0:
             problems.append(f"the command was ended by signal {-ending.exit_code}")
+        elif ending.exit_code and not ending.failed:
+            problems.append(
+                f"the command ended with exit code {ending.exit_code} "
+                f"though no test failed: {ending.output[-2000:]}"
+            )
         return problems
 
 

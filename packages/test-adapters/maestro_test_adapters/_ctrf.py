@@ -32,7 +32,7 @@ def to_ctrf(result: TestResult) -> dict[str, Any]:
         "name": result.name or result.id or "(unnamed)",
         "status": result.status,
         "duration": _milliseconds(result.duration),
-        "rawStatus": result.raw_status or result.outcome,
+        "rawStatus": result.outcome if result.raw_status is None else result.raw_status,
     }
     if result.raw_status is None or not result.name:
         extra["maestro.absent"] = [

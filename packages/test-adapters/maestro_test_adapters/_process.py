@@ -1,6 +1,7 @@
 """A child process that is watched while it runs and leaves nothing behind."""
 
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -15,6 +16,7 @@ RUN_MARK = "MAESTRO_TEST_RUN"
 
 _POLL_S = 0.02
 _CHUNK = 65536
+_KILL_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,7 @@ def _kill_marked(pid: int, mark: str) -> None:
     try:
         if _has_mark(pid, mark):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], _KILL_WAIT_S)  # readable once it is dead
     except OSError:
         pass  # ended meanwhile
     finally:

@@ -308,6 +308,7 @@ class _Process:
         self._folder = Path(tempfile.mkdtemp(prefix="maestro-test-"))
         self._launch: Launch | None = None
         self._last: str | None = None
+        self._failed = 0
 
     @property
     def progressed(self) -> bool:
@@ -473,6 +474,7 @@ class _Process:
                 number += 1
             result = dataclasses.replace(result, id=f"{result.id} ({number})")
         self.finished.add(result.id)
+        self._failed += not result.ok
         self._last = result.id
         yield self._run._finish(result)
 
@@ -556,6 +558,7 @@ class _Process:
                 started=self._talked,
                 output=(self._tail["stderr"] or self._tail["stdout"]).strip(),
                 results=len(self.finished),
+                failed=self._failed,
             )
         )
         if gone and self._talked:

@@ -87,7 +87,7 @@ class Ending:
         complete: Whether the runner said that it was done.
         started: Whether it said anything at all.
         output: The last text it wrote, both streams.
-        results: How many results it gave.
+        results: How many results it gave, and `failed` how many of them were bad.
     """
 
     exit_code: int | None
@@ -95,6 +95,7 @@ class Ending:
     started: bool
     output: str
     results: int
+    failed: int
 
 
 class RunnerAdapter(ABC):

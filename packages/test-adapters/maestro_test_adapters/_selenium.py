@@ -148,7 +148,11 @@ class SeleniumBackend:
             raise BrowserError("the tab or window is closed") from error
         except errors.InvalidSessionIdException as error:
             raise BrowserError("the browser is closed or has crashed") from error
-        except errors.WebDriverException as error:
+        except Exception as error:
+            if type(error).__module__.startswith("urllib3"):  # nobody answers any more
+                raise BrowserError("the browser is closed or has crashed") from error
+            if not isinstance(error, errors.WebDriverException):
+                raise
             message = _first_line(error)
             if any(word in message.lower() for word in _GONE_WORDS):
                 self._forget_frames()
