@@ -107,7 +107,9 @@ async def faststream(url: str, jobs: int) -> float:
     count, done = 0, asyncio.Event()
 
     @broker.subscriber(
-        stream=StreamSub("bench:faststream", group="g", consumer="c", max_records=CONCURRENCY)
+        stream=StreamSub(
+            "bench:faststream", group="g", consumer="c", max_records=CONCURRENCY
+        )
     )
     async def nothing(_n: int) -> None:
         nonlocal count
@@ -200,7 +202,9 @@ def main() -> None:
                 trouble[name] = found
             else:
                 figures[name].append(found)
-            print(name, found if isinstance(found, str) else f"{found:,.0f}/s", flush=True)
+            print(
+                name, found if isinstance(found, str) else f"{found:,.0f}/s", flush=True
+            )
     mine = figures["ours"]
     rows = []
     for name in list(LIBRARIES)[1:]:

@@ -70,7 +70,7 @@ class Queue:
 
     def put(
         self,
-        type: str,  # noqa: A002 - the field's name in the protocol
+        type: str,
         payload: object = None,
         *,
         key: str | None = None,
@@ -97,7 +97,7 @@ class Queue:
         keys, arguments = self._arguments(message, delay, urgent=urgent)
         return self._read(self._put(keys=keys, args=arguments))
 
-    def put_many(self, type: str, payloads: Iterable[object]) -> list[str]:  # noqa: A002
+    def put_many(self, type: str, payloads: Iterable[object]) -> list[str]:
         """Put jobs of one type in few round trips; return their ids.
 
         Raises:
@@ -116,7 +116,7 @@ class Queue:
 
     async def aput(
         self,
-        type: str,  # noqa: A002
+        type: str,
         payload: object = None,
         *,
         key: str | None = None,

@@ -176,7 +176,7 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_early = False
 
-    def handler(self, type: str, payload: type | None = None) -> Callable[[H], H]:  # noqa: A002
+    def handler(self, type: str, payload: type | None = None) -> Callable[[H], H]:
         """Register the function for a job type.
 
         It is called as `function(job, payload)`. With a dataclass as `payload`,
@@ -641,13 +641,13 @@ class _Pulse:
 
     def _beat(self) -> None:
         worker = self._worker
-        redis = connect(worker._url)  # noqa: SLF001 - the other half of Worker
+        redis = connect(worker._url)
         script = redis.register_script(_scripts.BEAT)
         try:
             while not self._end.wait(worker.stream.idle / 3):
                 for key in worker.stream.keys:
                     # A copy: the event loop changes the dict meanwhile.
-                    flights = list(worker._flights.values())  # noqa: SLF001
+                    flights = list(worker._flights.values())
                     entries = [f.entry for f in flights if f.key == key]
                     if not entries:
                         continue
