@@ -76,8 +76,15 @@ class Conflict(ReleaseError):
 
     exit_code = 4
 
-    def __init__(self, differences: tuple[Difference, ...]) -> None:
-        """Name every file with both hashes."""
+    def __init__(
+        self, differences: tuple[Difference, ...], *, begun: bool = False
+    ) -> None:
+        """Name every file with both hashes.
+
+        Args:
+            differences: the files.
+            begun: whether the upload had begun when this was found.
+        """
         lines = "\n".join(
             f"  {d.filename}\n    built      sha256 {d.built}\n"
             f"    published  sha256 {d.published}"
@@ -87,7 +94,12 @@ class Conflict(ReleaseError):
         super().__init__(
             f"{count} {'file is' if count == 1 else 'files are'} published already "
             f"with other bytes:\n{lines}\n"
-            "nothing was uploaded; raise the version of the package, "
+            + (
+                "somebody else published them while this release was uploading; "
+                if begun
+                else "nothing was uploaded; "
+            )
+            + "raise the version of the package, "
             "or restore the files as they were released"
         )
         self.differences = differences

@@ -67,9 +67,9 @@ class Journal:
         """Return the releases to this index that began and did not end."""
         began: dict[str, dict[str, Any]] = {}
         for line in self.lines():
-            if line["event"] == "begin":
+            if line.get("event") == "begin":
                 began[line["release"]] = line
-            elif line["event"] == "end":
+            elif line.get("event") == "end":
                 began.pop(line["release"], None)
         return tuple(
             HalfDone(

@@ -128,7 +128,7 @@ def missing_files(files: Sequence[PlannedFile], index: Index) -> list[PlannedFil
                 Difference(filename=file.filename, built=file.sha256, published=digest)
             )
     if differences:
-        raise Conflict(tuple(differences))
+        raise Conflict(tuple(differences), begun=True)
     return missing
 
 

@@ -269,20 +269,19 @@ def publish_command(
             upload_step(plan, workspace, index, journal, lock=lock, report=report)
         else:
             report.line("upload   nothing: the index has every file, byte for byte")
+        finish(plan, workspace, index, journal)
         if not prove:
             return Outcome(
                 plan=plan, uploaded=plan.uploads, verified="no", proven_before=False
             )
-        when = record.proven_at(workspace.state, plan)
-        proven_before = when is not None and not plan.uploads
+        when = None
+        if not plan.uploads and has_evidence(packages, workspace):
+            when = record.proven_at(workspace.state, plan)
+        proven_before = when is not None
         if proven_before:
             report.line(f"verify   not again: these bytes were proven here at {when}")
         else:
             when = prove_step(packages, plan, workspace, index, report)
-        published = {f.filename for f in plan.files}
-        for release in journal.half_done(index.url):
-            if published.issuperset(release.files):
-                journal.end(release.id)
         return Outcome(
             plan=plan,
             uploaded=plan.uploads,
@@ -311,17 +310,48 @@ def upload_step(
     with report.step("upload", len(plan.uploads)) as step:
         publish(plan, workspace.dist, index, keep_open=[lock], progress=step)
         step.summary = count(len(plan.uploads), "file")
-    journal.note(release, "uploaded", files=[f.filename for f in plan.uploads])
-    for row in plan.packages:
-        files = {f.filename: f.sha256 for f in plan.uploads if f.package == row.name}
-        if files:
+    journal.note(release, "uploaded")
+
+
+def finish(plan: Plan, workspace: Workspace, index: Index, journal: Journal) -> None:
+    """Record and end every release whose files are all published now.
+
+    That is the present one, and those that were killed before they got here.
+    """
+    published = {f.filename: f for f in plan.files}
+    for release in journal.half_done(index.url):
+        if not published.keys() >= set(release.files):
+            continue
+        for name, version in release.versions:
+            files = [
+                published[f] for f in release.files if published[f].package == name
+            ]
             audit.record(
                 workspace.state,
                 "package.publish",
-                package=row.name,
-                version=row.version,
-                data={"index": index.url, "user": index.user, "files": files},
+                package=name,
+                version=version,
+                data={
+                    "index": index.url,
+                    "user": index.user,
+                    "release": release.id,
+                    "files": {f.filename: f.expected for f in files},
+                },
             )
+        journal.end(release.id)
+
+
+def has_evidence(packages: Sequence[Package], workspace: Workspace) -> bool:
+    """Tell whether the evidence of all these versions stands in dist/."""
+    return all(
+        len(
+            evidence.read_evidence(
+                evidence.folder_of(workspace.dist, p.name, p.version)
+            )
+        )
+        == len(evidence.NAMES)
+        for p in packages
+    )
 
 
 def prove_step(
@@ -345,8 +375,7 @@ def prove_step(
         written = 0
         for package in packages:
             folder = evidence.folder_of(workspace.dist, package.name, package.version)
-            there = len(evidence.read_evidence(folder)) == len(evidence.NAMES)
-            if there and package.name not in uploaded:
+            if package.name not in uploaded and has_evidence([package], workspace):
                 continue
             contents = evidence.write_evidence(
                 folder,

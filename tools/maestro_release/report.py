@@ -36,20 +36,17 @@ class Report:
         self,
         *,
         as_json: bool = False,
-        quiet: bool = False,
         out: TextIO | None = None,
         err: TextIO | None = None,
     ) -> None:
         self._json = as_json
-        self._quiet = quiet
         self._out = out or sys.stdout
         self._lines = (err or sys.stderr) if as_json else self._out
         self._terminal = self._lines.isatty()
 
     def line(self, text: str) -> None:
         """Print a line of progress."""
-        if not self._quiet:
-            print(text, file=self._lines, flush=True)
+        print(text, file=self._lines, flush=True)
 
     @contextmanager
     def step(self, name: str, total: int = 0) -> Iterator["Step"]:
@@ -63,7 +60,7 @@ class Report:
 
     @contextmanager
     def _bar(self, name: str, total: int) -> Iterator[Callable[[str], None]]:
-        if not self._terminal or self._quiet:
+        if not self._terminal:
             yield lambda _: None
             return
         from rich.console import Console
@@ -82,8 +79,6 @@ class Report:
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; on a terminal the heads stand out."""
-        if self._quiet:
-            return
         widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
 
         def text(row: Sequence[str]) -> str:

@@ -91,7 +91,8 @@ class Proof:
         self._index = index
         self._folder = folder
         self._subjects = tuple(subjects)
-        self._hashes = {s.name: s for s in (*everyone, *subjects)}
+        self._known = {(s.name, s.version): s for s in (*everyone, *subjects)}
+        self._names = {name for name, _ in self._known}
         self._environment = clean_environment(os.environ)
         if index.needs_password and index.user and index.password:
             netrc = folder / "netrc"
@@ -236,16 +237,16 @@ class Proof:
     def _check_origin(self, what: str, chosen: Sequence[Installed]) -> None:
         group = f"{self._index.url}/repository/{self._index.group}/"
         for found in chosen:
-            subject = self._hashes.get(found.name)
-            if subject is None and not found.name.startswith("maestro-"):
+            if not (found.name in self._names or found.name.startswith("maestro-")):
                 continue
             if not found.url.startswith(group):
                 raise VerifyFailed(
                     f"{what}: {found.name} comes from {found.url}, not from {group}"
                 )
-            if subject is None:
+            if found.name not in self._names:
                 raise VerifyFailed(f"{what}: {found.name} is none of our packages")
-            if found.version == subject.version and found.sha256 not in subject.sha256:
+            subject = self._known.get((found.name, found.version))
+            if subject is not None and found.sha256 not in subject.sha256:
                 raise VerifyFailed(
                     f"{what}: the index delivers {found.name} {found.version} with "
                     f"sha256 {found.sha256}, published was "

@@ -329,6 +329,31 @@ def wait_for_line(process, text):
     return any(text in line for line in process.stdout)
 
 
+@pytest.mark.drill
+def test_other_bytes_that_appear_meanwhile_are_a_conflict(two, front, tmp_path_factory):
+    """Another checkout publishes the version between our look and our upload."""
+    other = type(two)(tmp_path_factory.mktemp("other"), dict(two.environment))
+    other.package("alpha", code="OTHER = 1\n")
+    other.package("beta", code="OTHER = 2\n")
+    other.environment["MAESTRO_INDEX_URL"] = front.behind
+    started = []
+
+    def answer(number):
+        if not started:
+            started.append(number)
+            process = other.start("publish", "--no-verify")
+            assert process.wait(60) == 0
+            process.stdout.close()
+
+    front.answer = answer
+    done = two.release("publish", "--no-verify", "--json")
+    assert done.returncode == 4
+    assert (
+        "somebody else published them while this release was uploading" in done.stderr
+    )
+    assert len(result(done)["differences"]) == 4
+
+
 def test_two_publishers_at_once(two, front):
     both = [two.start("publish", "--no-verify") for _ in range(2)]
     outputs = [process.communicate(timeout=90)[0] for process in both]

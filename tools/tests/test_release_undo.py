@@ -147,3 +147,12 @@ def test_kill_9_at_any_moment_the_next_run_finishes(two, front, delay):
     assert json.loads(two.release("status", "--json").stdout)["half_done"] == []
     done = two.release("verify", "--require-provenance")
     assert done.returncode == 0, done.stderr
+    text = "".join(
+        path.read_text(encoding="utf-8")
+        for path in (two.root / ".maestro" / "audit").glob("*.jsonl")
+    )
+    events = [json.loads(line) for line in text.splitlines()]
+    recorded = [
+        e["data"]["files"] for e in events if e.get("action") == "package.publish"
+    ]
+    assert {name for files in recorded for name in files} == two.files
