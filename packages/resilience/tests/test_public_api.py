@@ -73,3 +73,25 @@ def test_types_survive_decoration():
     )  # fmt: skip
     assert done.stdout == ""
     assert done.returncode == 0
+
+
+@pytest.mark.drill
+def test_pyright_agrees_on_the_types(tmp_path):
+    uv = Path(sys.executable).with_name("uv")
+    target = tmp_path / "env"
+    steps = (
+        [uv, "venv", "-q", "-p", sys.executable, target],
+        [uv, "pip", "install", "-q", "-p", target / "bin/python", "pyright==1.1.414"],
+        [target / "bin/pyright", "--version"],  # fetches its other half
+    )
+    for step in steps:
+        if not uv.exists() or subprocess.run(step, capture_output=True).returncode:
+            pytest.skip(f"pyright cannot be had here: {step[0]}")
+    (tmp_path / "typing_api.py").write_bytes((HERE / "typing_api.py").read_bytes())
+    done = subprocess.run(
+        [target / "bin/pyright", "--pythonpath", sys.executable, "typing_api.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stdout
