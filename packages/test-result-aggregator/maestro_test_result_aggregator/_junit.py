@@ -1,0 +1,259 @@
+"""JUnit XML in its dialects, streamed through expat.
+
+What differs by tool: pytest writes `file`/`line` (xunit1) and one `<testcase>` per
+phase; surefire `<flakyFailure>`, `<rerunFailure>` and their stack traces in a child;
+gradle, nextest and bazel nest differently; jest-junit and mocha put the path into
+the suite; phpunit nests suites by class and method and has `<warning>`; ctest says
+`status="fail|run|notrun|disabled"`; gtest `result="suppressed|completed"`; go-junit
+puts the reason into `<skipped message>`; node's runner nests a suite in a suite.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ._model import Attempt, Attachment, TestResult, make, numbered
+from ._source import Source, moment, seconds
+from ._xml import MAX_DEPTH, XmlRefused, feed, parser
+
+_BAD = {"failure": "failed", "error": "error", "skipped": "skipped", "warning": "failed",
+        "ignored": "skipped"}  # fmt: skip
+_AGAIN = {"flakyFailure": "failed", "flakyError": "error",
+          "rerunFailure": "failed", "rerunError": "error"}  # fmt: skip
+_TEXT = frozenset({*_BAD, *_AGAIN, "system-out", "system-err", "stackTrace", "property"})
+_RAW = {"notrun": "notrun", "disabled": "skipped", "suppressed": "skipped", "skipped": "skipped",
+        "ignored": "skipped", "pending": "notrun", "fail": "failed", "failed": "failed"}  # fmt: skip
+_COMMA = re.compile(r"[1-9]\d{0,2},\d{3}\Z")
+_ATTACHED = re.compile(r"\[\[ATTACHMENT\|(.+?)\]\]")
+_TIMEOUT = re.compile(r"(?i)\btimed? ?-?out\b")
+
+
+class _Reader:
+    """The handlers. One test case is open at a time; suites are a stack."""
+
+    parser: Any
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.ready: list[TestResult] = []
+        self.suites: list[dict[str, str]] = []
+        self.names: tuple[str, ...] = ()
+        self.case: dict[str, str] | None = None
+        self.details: list[tuple[str, dict[str, str], str]] = []
+        self.depth = 0
+        self.text: list[str] | None = None
+        self.open: list[tuple[str, dict[str, str], list[str]]] = []
+        self.seen = ""
+        self.told = False
+
+    def start(self, tag: str, attrs: dict[str, str]) -> None:
+        if tag == "testcase" and self.case is None:
+            self.case = attrs
+            return
+        if self.case is None:
+            self.suite(tag, attrs)
+            return
+        if len(self.open) > MAX_DEPTH:
+            raise XmlRefused(f"elements are nested over {MAX_DEPTH} deep")
+        tag = tag.rpartition(":")[2]
+        self.open.append((tag, attrs, []))
+        if tag in _TEXT:
+            self.parser.CharacterDataHandler = self.open[-1][2].append
+
+    def suite(self, tag: str, attrs: dict[str, str]) -> None:
+        if tag in ("testsuite", "testsuites"):
+            self.suites.append(attrs)
+            if len(self.suites) > MAX_DEPTH:
+                raise XmlRefused(f"suites are nested over {MAX_DEPTH} deep")
+            self.names = tuple(s["name"] for s in self.suites if s.get("name"))
+            if len(self.suites) == 1:
+                for key in ("tests", "failures", "errors", "skipped", "disabled"):
+                    if attrs.get(key, "").isdigit():
+                        self.source.declared[key] = int(attrs[key])
+        elif tag in ("system-out", "system-err", "failure", "error") and self.suites:
+            if tag in ("failure", "error"):  # a suite that could not be set up
+                name = self.names[-1] if self.names else "(suite)"
+                self.case = {"name": f"({tag} of the suite)", "classname": name}
+                self.open.append((tag, attrs, []))
+                self.parser.CharacterDataHandler = self.open[-1][2].append
+
+    def end(self, tag: str) -> None:
+        if self.open:
+            name, attrs, parts = self.open.pop()
+            if name in _TEXT:
+                self.details.append((name, attrs, "".join(parts)))
+            self.parser.CharacterDataHandler = self.open[-1][2].append if self.open else None
+            if self.open or tag == "testcase" or self.case is None:
+                return
+            if not self.case.get("classname") or not self.case["name"].endswith("of the suite)"):
+                return
+            self.case, case = None, self.case
+            self.ready.append(self.build(case, self.details))
+            self.details = []
+        elif tag == "testcase" and self.case is not None:
+            case, self.case = self.case, None
+            if self.details or len(case) > 3:
+                self.ready.append(self.build(case, self.details))
+                self.details = []
+            else:
+                self.ready.append(self.plain(case))
+        elif tag in ("testsuite", "testsuites") and self.suites:
+            self.suites.pop()
+            self.names = tuple(s["name"] for s in self.suites if s.get("name"))
+
+    def plain(self, case: dict[str, str]) -> TestResult:
+        """The usual case: a name, a class, a time, and it passed."""
+        name = case.get("name", "")
+        group = case.get("classname")
+        try:
+            self.seen = case["time"]
+            duration = float(self.seen)
+            if not 0 <= duration < 1e9:
+                duration = self.seconds(case)
+        except (KeyError, ValueError):
+            duration = self.seconds(case)
+        if group and len(case) == (3 if "time" in case else 2):
+            key = f"{group}::{name}"
+            if "0x" in key:
+                key = stable(key)
+            return make({"id": key, "name": name, "outcome": "passed",
+                         "duration": duration, "suite": self.names})  # fmt: skip
+        return self.build(case, [])
+
+    def seconds(self, attrs: dict[str, str]) -> float:
+        text = attrs.get("time") or attrs.get("duration") or ""
+        if "," in text and "." not in text and "." not in self.seen:
+            # `1,234` is 1.234 s in German and 1234 s in English. A file keeps to one
+            # way, so a decimal point seen before decides; without one it is German.
+            if not self.told and _COMMA.match(text):
+                self.told = True
+                read = text.replace(",", ".")
+                self.source.tell(f"time {text!r} is read as {read} s", warn=True)
+            text = text.replace(",", ".")
+        try:
+            return max(seconds(text), 0.0)
+        except ValueError:
+            self.source.tell(
+                f"time {text!r} is not a number; read as 0",
+                line=self.parser.CurrentLineNumber, warn=True,
+            )  # fmt: skip
+            return 0.0
+
+    def build(self, case: dict[str, str], details: list[tuple[str, dict[str, str], str]]) -> TestResult:
+        suite = self.suites[-1] if self.suites else {}
+        name = case.get("name") or case.get("id") or "(unnamed)"
+        group = case.get("classname") or case.get("class") or (self.names[-1] if self.names else "")
+        fields: dict[str, Any] = {
+            "id": stable(f"{group}::{name}" if group else name), "name": name,
+            "outcome": "passed", "duration": self.seconds(case), "suite": self.names,
+        }  # fmt: skip
+        file = case.get("file") or suite.get("file") or suite.get("filepath")
+        if file:
+            fields["file"] = file
+        line = case.get("line") or case.get("lineno") or ""
+        if line.isdigit():
+            fields["line"] = int(line) + (suite.get("name") == "pytest")  # counts from 0
+        when = moment(case.get("timestamp"))
+        if when is not None:
+            fields["start"] = when
+        raw = case.get("status") or case.get("result")
+        if raw:
+            fields["raw_status"] = raw
+            fields["outcome"] = _RAW.get(raw.lower(), "passed")
+        self.apply(fields, details)
+        return make(fields)
+
+    def apply(self, fields: dict[str, Any], details: list[tuple[str, dict[str, str], str]]) -> None:
+        attempts: list[Attempt] = []
+        properties: dict[str, str] = {}
+        inner = ""
+        bad = False
+        for tag, attrs, text in details:
+            if tag in _BAD:
+                self.failure(fields, _BAD[tag], attrs, text, first=not bad)
+                bad = True
+            elif tag in _AGAIN:
+                attempts.append(Attempt(
+                    number=0, outcome=_AGAIN[tag],  # type: ignore[arg-type]  # the table holds outcomes
+                    duration=self.seconds(attrs) if attrs.get("time") else 0.0,
+                    start=moment(attrs.get("timestamp")),
+                    message=attrs.get("message") or attrs.get("type") or first_line(text),
+                    trace=inner or text.strip() or None,
+                ))  # fmt: skip
+                inner = ""
+            elif tag == "stackTrace":  # surefire: inside the rerun element, ends first
+                inner = text.strip()
+            elif tag == "property":
+                properties[attrs.get("name", "")] = attrs.get("value", text)
+            elif text.strip():
+                key = "stdout" if tag == "system-out" else "stderr"
+                fields[key] = (fields[key] + "\n" if key in fields else "") + text
+                attached = _ATTACHED.findall(text)
+                if attached:
+                    fields["attachments"] = fields.get("attachments", ()) + tuple(
+                        Attachment(name=path.rpartition("/")[2], path=path) for path in attached
+                    )
+        if any(tag.startswith("rerun") for tag, _, _ in details) and attempts and bad:
+            # surefire: the failure is the first attempt, the reruns came after it.
+            last = attempts.pop()
+            first_attempt = Attempt(
+                number=0, outcome=fields["outcome"], duration=fields["duration"],
+                message=fields.get("message"), trace=fields.get("trace"),
+            )  # fmt: skip
+            attempts = [first_attempt, *attempts]
+            fields.update(outcome=last.outcome, message=last.message, trace=last.trace)
+        if attempts:
+            fields["attempts"] = numbered(attempts)
+        if properties.get("maestro.id"):
+            fields["id"] = properties.pop("maestro.id")
+        if properties.get("maestro.outcome"):
+            fields["outcome"] = properties.pop("maestro.outcome")
+        if properties:
+            fields["properties"] = properties
+
+    def failure(self, fields: dict[str, Any], outcome: str, attrs: dict[str, str], text: str, *, first: bool) -> None:
+        message = attrs.get("message") or first_line(text) or attrs.get("type") or ""
+        kind = attrs.get("type", "")
+        if not first:  # a failing test whose tear-down failed too: keep both
+            fields["trace"] = "\n\n".join(filter(None, [fields.get("trace"), message, text.strip()]))
+            if outcome != "skipped" and fields["outcome"] == "skipped":
+                fields["outcome"] = outcome
+            return
+        if outcome == "skipped" and "xfail" in kind:
+            outcome = "xfailed"
+        elif outcome != "skipped" and (kind.lower() == "timeout" or _TIMEOUT.search(kind)):
+            outcome = "timeout"
+        fields["outcome"] = outcome
+        if kind and kind not in message and outcome not in ("skipped", "xfailed"):
+            message = f"{kind}: {message}" if message else kind
+        if message:
+            fields["message"] = message
+        if text.strip():
+            fields["trace"] = text.strip("\n")
+
+    def unfinished(self) -> str:
+        if self.case is None:
+            return ""
+        return f"; the test {self.case.get('name')!r} was half read and is lost"
+
+
+def read_junit(source: Source) -> Iterator[TestResult]:
+    """Yield the results of a JUnit XML report of any dialect."""
+    reader = _Reader(source)
+    reader.parser = made = parser()
+    made.StartElementHandler = reader.start
+    made.EndElementHandler = reader.end
+    yield from feed(source, made, reader.ready, reader.unfinished)
+
+
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
+
+
+def stable(key: str) -> str:
+    """Return an id without the memory addresses that change from run to run."""
+    return _ADDRESS.sub("0x?", key) if "0x" in key else key
+
+
+def first_line(text: str) -> str:
+    """Return the first line that says something."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
