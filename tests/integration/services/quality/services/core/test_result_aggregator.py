@@ -3,6 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 
 @dataclass(frozen=True)
@@ -13,12 +14,13 @@ class Result:
 
 class Run:
     def __init__(self, results):
-        self.results = results
-        self.counts = Counter(result.outcome for result in results)
+        self._results = results
+        counts = Counter(result.outcome for result in results)
+        self.counts = SimpleNamespace(passed=counts["passed"], failed=counts["failed"])
+        self.failed_results = [result for result in results if result.outcome == "failed"]
 
-    @property
-    def failures(self):
-        return [result for result in self.results if result.outcome == "failed"]
+    def results(self):
+        return self._results
 
 
 class TestResultAggregator:
@@ -33,3 +35,9 @@ class TestResultAggregator:
                 outcome = "skipped"
             results.append(Result(case.get("name"), outcome))
         return Run(results)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass

@@ -33,10 +33,8 @@ def check(text: str, style: dict) -> dict:
 
 
 def verdict(path: Path) -> dict:
-    aggregator = results.TestResultAggregator()
-    run = aggregator.ingest(path)
-    return {
-        "ok": run.counts["passed"] > 0 and not run.failures,
-        "passed": run.counts["passed"],
-        "failed": sorted(result.name for result in run.failures),
-    }
+    with results.TestResultAggregator() as aggregator:
+        run = aggregator.ingest(path)
+        failed = sorted(result.name for result in run.failed_results)
+        passed = run.counts.passed
+    return {"ok": passed > 0 and not failed, "passed": passed, "failed": failed}
