@@ -133,7 +133,7 @@ def test_a_half_done_release_is_finished_by_the_next_publish(two, front):
 
 
 @pytest.mark.drill
-@pytest.mark.parametrize("delay", [0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.2, 2.6, 3.0, 4.0])
+@pytest.mark.parametrize("delay", [0.5, 1.0, 1.5, 2.0, 2.6, 3.5])
 def test_kill_9_at_any_moment_the_next_run_finishes(two, front, delay):
     """No version is left half there, no file is sent twice, the evidence is whole."""
     process = two.start("publish")
