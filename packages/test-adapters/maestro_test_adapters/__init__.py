@@ -11,50 +11,116 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from maestro_test_adapters._backend import (
         ConsoleMessage as ConsoleMessage,
+    )
+    from maestro_test_adapters._backend import (
         Dialog as Dialog,
+    )
+    from maestro_test_adapters._backend import (
         Download as Download,
+    )
+    from maestro_test_adapters._backend import (
         Request as Request,
+    )
+    from maestro_test_adapters._backend import (
         Tab as Tab,
     )
     from maestro_test_adapters._browser import (
         AsyncBrowser as AsyncBrowser,
+    )
+    from maestro_test_adapters._browser import (
         AsyncFrame as AsyncFrame,
+    )
+    from maestro_test_adapters._browser import (
         AsyncLocator as AsyncLocator,
+    )
+    from maestro_test_adapters._command import (
+        CommandAdapter as CommandAdapter,
     )
     from maestro_test_adapters._events import (
         Event as Event,
+    )
+    from maestro_test_adapters._events import (
         Output as Output,
+    )
+    from maestro_test_adapters._events import (
         RunFinished as RunFinished,
+    )
+    from maestro_test_adapters._events import (
         RunStarted as RunStarted,
+    )
+    from maestro_test_adapters._events import (
         RunWarning as RunWarning,
+    )
+    from maestro_test_adapters._events import (
         TestFinished as TestFinished,
+    )
+    from maestro_test_adapters._events import (
         TestStarted as TestStarted,
     )
     from maestro_test_adapters._model import (
         Attachment as Attachment,
+    )
+    from maestro_test_adapters._model import (
         Attempt as Attempt,
+    )
+    from maestro_test_adapters._model import (
         Outcome as Outcome,
+    )
+    from maestro_test_adapters._model import (
         Report as Report,
+    )
+    from maestro_test_adapters._model import (
         Status as Status,
+    )
+    from maestro_test_adapters._model import (
         Step as Step,
+    )
+    from maestro_test_adapters._model import (
         TestCase as TestCase,
+    )
+    from maestro_test_adapters._model import (
         TestResult as TestResult,
+    )
+    from maestro_test_adapters._plan import (
+        run_plan as run_plan,
     )
     from maestro_test_adapters._playwright import (
         AsyncPlaywrightAdapter as AsyncPlaywrightAdapter,
+    )
+    from maestro_test_adapters._playwright import (
         PlaywrightAdapter as PlaywrightAdapter,
     )
     from maestro_test_adapters._pytest import (
         PytestAdapter as PytestAdapter,
+    )
+    from maestro_test_adapters._registry import (
+        Registry as Registry,
+    )
+    from maestro_test_adapters._registry import (
+        adapter_names as adapter_names,
+    )
+    from maestro_test_adapters._registry import (
+        get_adapter as get_adapter,
+    )
+    from maestro_test_adapters._registry import (
+        register_adapter as register_adapter,
     )
     from maestro_test_adapters._run import (
         Run as Run,
     )
     from maestro_test_adapters._runner import (
         Ending as Ending,
+    )
+    from maestro_test_adapters._runner import (
         Launch as Launch,
+    )
+    from maestro_test_adapters._runner import (
         Reader as Reader,
+    )
+    from maestro_test_adapters._runner import (
         RunnerAdapter as RunnerAdapter,
+    )
+    from maestro_test_adapters._runner import (
         Selection as Selection,
     )
     from maestro_test_adapters._selenium import (
@@ -62,41 +128,27 @@ if TYPE_CHECKING:
     )
     from maestro_test_adapters._sync import (
         Browser as Browser,
-        Frame as Frame,
-        Locator as Locator,
     )
-    from maestro_test_adapters._command import (
-        CommandAdapter as CommandAdapter,
+    from maestro_test_adapters._sync import (
+        Frame as Frame,
+    )
+    from maestro_test_adapters._sync import (
+        Locator as Locator,
     )
     from maestro_test_adapters._unittest import (
         UnittestAdapter as UnittestAdapter,
     )
-    from maestro_test_adapters._registry import (
-        Registry as Registry,
-        adapter_names as adapter_names,
-        get_adapter as get_adapter,
-        register_adapter as register_adapter,
-    )
-    from maestro_test_adapters._plan import (
-        run_plan as run_plan,
-    )
 
 _WHERE = {
-    "_plan": (
-        "run_plan",
-    ),
+    "_plan": ("run_plan",),
     "_registry": (
         "Registry",
         "adapter_names",
         "get_adapter",
         "register_adapter",
     ),
-    "_unittest": (
-        "UnittestAdapter",
-    ),
-    "_command": (
-        "CommandAdapter",
-    ),
+    "_unittest": ("UnittestAdapter",),
+    "_command": ("CommandAdapter",),
     "_backend": (
         "ConsoleMessage",
         "Dialog",
@@ -132,12 +184,8 @@ _WHERE = {
         "AsyncPlaywrightAdapter",
         "PlaywrightAdapter",
     ),
-    "_pytest": (
-        "PytestAdapter",
-    ),
-    "_run": (
-        "Run",
-    ),
+    "_pytest": ("PytestAdapter",),
+    "_run": ("Run",),
     "_runner": (
         "Ending",
         "Launch",
@@ -145,9 +193,7 @@ _WHERE = {
         "RunnerAdapter",
         "Selection",
     ),
-    "_selenium": (
-        "SeleniumAdapter",
-    ),
+    "_selenium": ("SeleniumAdapter",),
     "_sync": (
         "Browser",
         "Frame",

@@ -15,7 +15,7 @@ Handle = Any
 Frames = tuple[tuple[Step, ...], ...]
 
 
-class Gone(Exception):  # noqa: N818 - a signal between layers, never seen by users
+class Gone(Exception):
     """The page or element changed under a verb; trying again may help."""
 
 
@@ -89,7 +89,9 @@ class Backend(Protocol):
     async def page_info(self) -> tuple[str, str]:
         """Return the address and the title."""
 
-    async def page(self, frames: Frames, command: dict[str, Any]) -> Handle | dict[str, Any]:
+    async def page(
+        self, frames: Frames, command: dict[str, Any]
+    ) -> Handle | dict[str, Any]:
         """Run the page's script: an element for act `element`, else a mapping."""
 
     async def evaluate(

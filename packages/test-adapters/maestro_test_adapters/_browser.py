@@ -7,7 +7,14 @@ Everything here is `async`. A synchronous back end never really waits, so that
 import json as jsonlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -105,7 +112,13 @@ class Engine:
         return picture, str(dom), url
 
     async def ask(
-        self, target: Target, act: str, *, need: Sequence[str], timeout: float, **more: Any
+        self,
+        target: Target,
+        act: str,
+        *,
+        need: Sequence[str],
+        timeout: float,
+        **more: Any,
     ) -> Any:
         """Run the page's script until it answers; return the element or the mapping."""
         begun = time.monotonic()
@@ -264,7 +277,10 @@ class AsyncLocator(Narrows["AsyncLocator"]):
         backend = self._engine.backend
         names = split_keys(keys)
         await self._verb(
-            "press keys on", ("visible", "enabled"), timeout, lambda el: backend.press(el, names)
+            "press keys on",
+            ("visible", "enabled"),
+            timeout,
+            lambda el: backend.press(el, names),
         )
 
     async def check(self, *, timeout: float | None = None) -> None:
@@ -281,16 +297,25 @@ class AsyncLocator(Narrows["AsyncLocator"]):
         need = ("visible", "enabled")
         if await self._verb(verb, need, timeout, act="checked") is wanted:
             return
-        await self._verb(verb, _POINTER, timeout, lambda el: backend.click(el, "left", 1))
+        await self._verb(
+            verb, _POINTER, timeout, lambda el: backend.click(el, "left", 1)
+        )
         if await self._verb(verb, (), timeout, act="checked") is not wanted:
             raise ElementNotReady(
-                str(self._target), verb=verb, reason="the click did not change it", waited=0.0
+                str(self._target),
+                verb=verb,
+                reason="the click did not change it",
+                waited=0.0,
             )
 
     async def select(self, *options: str, timeout: float | None = None) -> list[str]:
         """Choose options of a `<select>` by value or label; return their values."""
         chosen: list[str] = await self._verb(
-            "select in", ("visible", "enabled"), timeout, act="select", options=list(options)
+            "select in",
+            ("visible", "enabled"),
+            timeout,
+            act="select",
+            options=list(options),
         )
         return chosen
 
@@ -303,9 +328,13 @@ class AsyncLocator(Narrows["AsyncLocator"]):
             if not os.path.isfile(file):
                 raise FileNotFoundError(file)
         backend = self._engine.backend
-        await self._verb("upload to", ("enabled",), timeout, lambda el: backend.upload(el, files))
+        await self._verb(
+            "upload to", ("enabled",), timeout, lambda el: backend.upload(el, files)
+        )
 
-    async def drag_to(self, target: "AsyncLocator", *, timeout: float | None = None) -> None:
+    async def drag_to(
+        self, target: "AsyncLocator", *, timeout: float | None = None
+    ) -> None:
         """Drag this element with the pointer and drop it on another."""
         engine = self._engine
 
@@ -342,12 +371,18 @@ class AsyncLocator(Narrows["AsyncLocator"]):
         )
 
     async def screenshot(
-        self, path: str | os.PathLike[str] | None = None, *, timeout: float | None = None
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        timeout: float | None = None,
     ) -> bytes:
         """Return a PNG of the element, and write it if a path is given."""
         backend = self._engine.backend
         picture: bytes = await self._verb(
-            "screenshot", ("visible", "stable"), timeout, lambda el: backend.screenshot(el, False)
+            "screenshot",
+            ("visible", "stable"),
+            timeout,
+            lambda el: backend.screenshot(el, False),
         )
         return _kept(picture, path)
 
@@ -355,7 +390,12 @@ class AsyncLocator(Narrows["AsyncLocator"]):
 
     async def _read(self, act: str, timeout: float | None, **more: Any) -> Any:
         return await self._engine.act(
-            self._target, f"read the {act} of", need=(), timeout=timeout, act=act, **more
+            self._target,
+            f"read the {act} of",
+            need=(),
+            timeout=timeout,
+            act=act,
+            **more,
         )
 
     async def text(self, *, timeout: float | None = None) -> str:
@@ -466,7 +506,9 @@ class AsyncLocator(Narrows["AsyncLocator"]):
         if not wanted:
             raise TypeError("should() needs at least one expectation")
         await self._engine.step(
-            "should", f"{self._target} {_show_wanted(given)}", self._should(wanted, given, timeout)
+            "should",
+            f"{self._target} {_show_wanted(given)}",
+            self._should(wanted, given, timeout),
         )
 
     async def _should(
@@ -479,7 +521,8 @@ class AsyncLocator(Narrows["AsyncLocator"]):
         )
         if "reason" in answer:
             failures = [
-                f"{key} {given[key]!r}, but {why}" for key, why in answer.get("failures", ())
+                f"{key} {given[key]!r}, but {why}"
+                for key, why in answer.get("failures", ())
             ]
             raise ExpectationFailed(
                 str(self._target),
@@ -500,7 +543,9 @@ class AsyncFrame(Finds[AsyncLocator]):
 
     async def evaluate(self, source: str, arg: object = None) -> Any:
         """Evaluate an expression, or call a function with `arg`, inside the frame."""
-        return await self._engine.backend.evaluate(self._target.frames, source, arg, None)
+        return await self._engine.backend.evaluate(
+            self._target.frames, source, arg, None
+        )
 
 
 class AsyncBrowser(Finds[AsyncLocator]):
@@ -561,7 +606,9 @@ class AsyncBrowser(Finds[AsyncLocator]):
 
     async def _go(self, where: str) -> None:
         engine = self._engine
-        await engine.step(where, "", engine.backend.go(where, max(engine.timeout, 30.0)))
+        await engine.step(
+            where, "", engine.backend.go(where, max(engine.timeout, 30.0))
+        )
 
     async def url(self) -> str:
         """Return the address of the current tab."""
@@ -586,7 +633,9 @@ class AsyncBrowser(Finds[AsyncLocator]):
             await self._engine.until(look, "page", timeout)
         except NothingHappened as error:
             raise ExpectationFailed(
-                "the page", failures=[f"url {url!r}, but it is {seen!r}"], waited=error.waited
+                "the page",
+                failures=[f"url {url!r}, but it is {seen!r}"],
+                waited=error.waited,
             ) from None
 
     async def evaluate(self, source: str, arg: object = None) -> Any:
@@ -607,7 +656,9 @@ class AsyncBrowser(Finds[AsyncLocator]):
 
     async def scroll(self, *, x: float = 0, y: float = 0) -> None:
         """Scroll the page by pixels."""
-        await self.evaluate("([x, y]) => scrollBy({left: x, top: y, behavior: 'instant'})", [x, y])
+        await self.evaluate(
+            "([x, y]) => scrollBy({left: x, top: y, behavior: 'instant'})", [x, y]
+        )
 
     async def screenshot(
         self, path: str | os.PathLike[str] | None = None, *, full_page: bool = False
@@ -667,7 +718,11 @@ class AsyncBrowser(Finds[AsyncLocator]):
 
     @asynccontextmanager
     async def dialog(
-        self, *, accept: bool = True, text: str | None = None, timeout: float | None = None
+        self,
+        *,
+        accept: bool = True,
+        text: str | None = None,
+        timeout: float | None = None,
     ) -> AsyncIterator[Dialog]:
         """Answer the alert, confirm or prompt that the block brings up.
 
@@ -691,7 +746,9 @@ class AsyncBrowser(Finds[AsyncLocator]):
         dialog.message = message
 
     @asynccontextmanager
-    async def download(self, *, timeout: float | None = None) -> AsyncIterator[Download]:
+    async def download(
+        self, *, timeout: float | None = None
+    ) -> AsyncIterator[Download]:
         """Catch the file that the block downloads; it lies in the artifacts folder.
 
         Raises:
@@ -751,7 +808,9 @@ class AsyncBrowser(Finds[AsyncLocator]):
         """Return the requests of the page so far."""
         return tuple(self._engine.backend.requests())
 
-    async def wait_for_console(self, part: str, *, timeout: float | None = None) -> ConsoleMessage:
+    async def wait_for_console(
+        self, part: str, *, timeout: float | None = None
+    ) -> ConsoleMessage:
         """Wait until the console has a message that contains a text."""
 
         async def look() -> ConsoleMessage | None:
@@ -759,7 +818,9 @@ class AsyncBrowser(Finds[AsyncLocator]):
 
         return await self._engine.until(look, f"console message with {part!r}", timeout)
 
-    async def wait_for_request(self, pattern: str, *, timeout: float | None = None) -> Request:
+    async def wait_for_request(
+        self, pattern: str, *, timeout: float | None = None
+    ) -> Request:
         """Wait until a matching request has been answered or has failed."""
         regex = glob_pattern(pattern, self._engine.base_url)
 
@@ -802,10 +863,13 @@ class AsyncBrowser(Finds[AsyncLocator]):
         self, state: Mapping[str, Any] | str | os.PathLike[str]
     ) -> None:
         """Set cookies and local storage; opens each origin for a moment."""
-        if not isinstance(state, Mapping):
-            state = jsonlib.loads(Path(state).read_text(encoding="utf-8"))
-        await self.set_cookies(state.get("cookies", ()))
-        for origin in state.get("origins", ()):
+        loaded: Mapping[str, Any] = (
+            state
+            if isinstance(state, Mapping)
+            else jsonlib.loads(Path(state).read_text(encoding="utf-8"))
+        )
+        await self.set_cookies(loaded.get("cookies", ()))
+        for origin in loaded.get("origins", ()):
             await self.open(origin["origin"])
             await self.evaluate(_WRITE_STORAGE, origin["localStorage"])
 
@@ -815,7 +879,9 @@ _READ_STORAGE = """() => {
   try { pairs = Object.entries(localStorage); } catch (e) { /* opaque origin */ }
   return {origin: location.origin, localStorage: pairs.map(([name, value]) => ({name, value}))};
 }"""
-_WRITE_STORAGE = "(pairs) => { for (const p of pairs) localStorage.setItem(p.name, p.value); }"
+_WRITE_STORAGE = (
+    "(pairs) => { for (const p of pairs) localStorage.setItem(p.name, p.value); }"
+)
 
 
 def route_of(
@@ -835,7 +901,11 @@ def route_of(
         kinds = {"content-type": "application/json"}
     lower = {name.lower(): value for name, value in headers.items()}
     return Route(
-        pattern=pattern, status=status, headers={**kinds, **lower}, body=data, abort=abort
+        pattern=pattern,
+        status=status,
+        headers={**kinds, **lower},
+        body=data,
+        abort=abort,
     )
 
 
@@ -852,7 +922,9 @@ def split_keys(keys: str) -> list[str]:
 
 
 def _show_wanted(given: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in given.items() if value is not None)
+    return ", ".join(
+        f"{key}={value!r}" for key, value in given.items() if value is not None
+    )
 
 
 def _kept(data: bytes, path: str | os.PathLike[str] | None) -> bytes:

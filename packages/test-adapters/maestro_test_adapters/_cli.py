@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         _add_runner(command)
         if name == "run":
             _add_run(command)
-    plan = commands.add_parser("plan", help="execute a plan", description="Execute a plan.")
+    plan = commands.add_parser(
+        "plan", help="execute a plan", description="Execute a plan."
+    )
     plan.set_defaults(command=_plan)
     plan.add_argument("file", help="a plan rendered as JSON; - for standard input")
     plan.add_argument("--artifacts", default="artifacts", help="folder for screenshots")
@@ -112,7 +114,12 @@ def _adapter(arguments: argparse.Namespace) -> RunnerAdapter:
         if not arguments.reads:
             raise ValueError("--adapter command needs --reads, such as --reads junit")
         return _runner(
-            kind(arguments.what, reads=arguments.reads, report=arguments.report, **settings)
+            kind(
+                arguments.what,
+                reads=arguments.reads,
+                report=arguments.report,
+                **settings,
+            )
         )
     if arguments.python:
         settings["python"] = arguments.python
@@ -224,7 +231,9 @@ def _finish(report: Report, arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     findings = examine()
     if arguments.json:
-        print(json.dumps([finding.as_json() for finding in findings], ensure_ascii=False))
+        print(
+            json.dumps([finding.as_json() for finding in findings], ensure_ascii=False)
+        )
     else:
         for finding in findings:
             mark = "found  " if finding.found else "missing"

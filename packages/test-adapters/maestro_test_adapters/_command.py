@@ -2,13 +2,19 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maestro_test_adapters._model import TestResult
 from maestro_test_adapters._readers import DOCUMENTS, STREAMS, DocumentReader, read_file
-from maestro_test_adapters._runner import Ending, Launch, RunnerAdapter, Selection, refuse
+from maestro_test_adapters._runner import (
+    Ending,
+    Launch,
+    RunnerAdapter,
+    Selection,
+    refuse,
+)
 from maestro_test_adapters.errors import ReportError, Unsupported, did_you_mean
 
 FORMATS = tuple(sorted([*STREAMS, *DOCUMENTS]))
@@ -59,15 +65,25 @@ class CommandAdapter(RunnerAdapter):
     def launch(self, selection: Selection, folder: Path) -> Launch:
         """Return the command."""
         del folder
-        refuse(selection, adapter="CommandAdapter", lacks=["markers", "failed_first", "discover"])
+        refuse(
+            selection,
+            adapter="CommandAdapter",
+            lacks=["markers", "failed_first", "discover"],
+        )
         argv = list(self.argv)
         if selection.only is not None:
             if self.select is None:
-                raise Unsupported("select", where="CommandAdapter", instead="give select=")
+                raise Unsupported(
+                    "select", where="CommandAdapter", instead="give select="
+                )
             argv += self.select(selection.only)
         if self.report is None:
             stream = STREAMS.get(self.reads)
-            reader = stream() if stream else DocumentReader(self.reads, DOCUMENTS[self.reads])
+            reader = (
+                stream()
+                if stream
+                else DocumentReader(self.reads, DOCUMENTS[self.reads])
+            )
             return Launch(argv=argv, reader=reader)
         before = {path: _stamp(path) for path in self._reports()}
         return Launch(argv=argv, report=lambda: self._read(before))
@@ -79,7 +95,7 @@ class CommandAdapter(RunnerAdapter):
             for name in glob.glob(self.report, root_dir=self.cwd, recursive=True)
         )
 
-    def _read(self, before: dict[Path, object]) -> Iterator[TestResult]:
+    def _read(self, before: Mapping[Path, object]) -> Iterator[TestResult]:
         fresh = [path for path in self._reports() if before.get(path) != _stamp(path)]
         if not fresh:
             raise ReportError("the command left no such report", path=str(self.report))

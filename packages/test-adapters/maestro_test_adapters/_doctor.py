@@ -26,7 +26,11 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding as plain data."""
-        return {"what": self.what, "found": self.found or None, "advice": self.advice or None}
+        return {
+            "what": self.what,
+            "found": self.found or None,
+            "advice": self.advice or None,
+        }
 
 
 def examine() -> list[Finding]:
@@ -34,7 +38,9 @@ def examine() -> list[Finding]:
     findings = []
     for browser, names in BINARIES.items():
         findings.append(_program(browser, names, INSTALL[browser]))
-        findings.append(_program(DRIVERS[browser][0], DRIVERS[browser], INSTALL[browser]))
+        findings.append(
+            _program(DRIVERS[browser][0], DRIVERS[browser], INSTALL[browser])
+        )
     by_what = {finding.what: finding for finding in findings}
     mismatch = _mismatch(by_what["chromium"].found, by_what["chromedriver"].found)
     if mismatch:
@@ -80,4 +86,6 @@ def _mismatch(browser: str, driver: str) -> str:
         majors.append(words[0].partition(".")[0])
     if majors[0] == majors[1]:
         return ""
-    return f"browser {majors[0]} and driver {majors[1]} differ: install the same version"
+    return (
+        f"browser {majors[0]} and driver {majors[1]} differ: install the same version"
+    )

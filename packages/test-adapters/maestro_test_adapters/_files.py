@@ -151,7 +151,9 @@ def junit_text(report: Report) -> str:
     `<rerunFailure>` on one that did not, as Jenkins and most readers know them.
     """
     results = report.results
-    errors = sum(result.outcome in ("error", "crashed", "timeout") for result in results)
+    errors = sum(
+        result.outcome in ("error", "crashed", "timeout") for result in results
+    )
     failures = sum(result.outcome == "failed" for result in results)
     skipped = sum(result.status in ("skipped", "pending") for result in results)
     totals = (

@@ -7,7 +7,13 @@ from pathlib import Path
 from maestro_test_adapters.errors import BrowserNotFound
 
 BINARIES = {
-    "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"),
+    "chromium": (
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+        "google-chrome-stable",
+        "chrome",
+    ),
     "firefox": ("firefox-esr", "firefox"),
 }
 DRIVERS = {"chromium": ("chromedriver",), "firefox": ("geckodriver",)}
@@ -36,7 +42,9 @@ def family(browser: str) -> str:
         browser.lower()
     )
     if name is None:
-        raise ValueError(f"browser must be chromium, chrome or firefox, got {browser!r}")
+        raise ValueError(
+            f"browser must be chromium, chrome or firefox, got {browser!r}"
+        )
     return name
 
 
@@ -59,7 +67,10 @@ def find_driver(browser: str, driver: str | os.PathLike[str] | None = None) -> s
 
 
 def _find(
-    what: str, browser: str, names: tuple[str, ...], given: str | os.PathLike[str] | None
+    what: str,
+    browser: str,
+    names: tuple[str, ...],
+    given: str | os.PathLike[str] | None,
 ) -> str:
     if given is not None:
         found = shutil.which(os.fspath(given))
@@ -76,7 +87,9 @@ def _find(
     )
 
 
-def chromium_flags(*, headless: bool, extra: tuple[str, ...], profile: Path | None) -> list[str]:
+def chromium_flags(
+    *, headless: bool, extra: tuple[str, ...], profile: Path | None
+) -> list[str]:
     """Return the command line of a Chromium for tests."""
     flags = list(QUIET_FLAGS)
     if headless:

@@ -12,7 +12,17 @@ Text = str | re.Pattern[str]
 Step = Mapping[str, Any]
 T = TypeVar("T")
 
-_KINDS = ("css", "xpath", "role", "label", "text", "testid", "placeholder", "title", "alt")
+_KINDS = (
+    "css",
+    "xpath",
+    "role",
+    "label",
+    "text",
+    "testid",
+    "placeholder",
+    "title",
+    "alt",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +41,9 @@ class Target:
         return Target(frames=(*self.frames, self.steps))
 
     def __str__(self) -> str:
-        parts = [".".join(_show(step) for step in frame) + ".frame" for frame in self.frames]
+        parts = [
+            ".".join(_show(step) for step in frame) + ".frame" for frame in self.frames
+        ]
         parts += [_show(step) for step in self.steps]
         return ".".join(parts)
 
@@ -61,7 +73,9 @@ def to_page(value: object) -> object:
         flags = {re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s"}
         return {
             "re": value.pattern,
-            "flags": "".join(word for flag, word in flags.items() if value.flags & flag),
+            "flags": "".join(
+                word for flag, word in flags.items() if value.flags & flag
+            ),
         }
     if isinstance(value, Mapping):
         return {key: to_page(inner) for key, inner in value.items()}

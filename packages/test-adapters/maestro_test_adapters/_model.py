@@ -211,7 +211,7 @@ class Report:
     def __len__(self) -> int:
         return len(self.results)
 
-    def __getitem__(self, id: str) -> TestResult:  # noqa: A002 - the runner's word
+    def __getitem__(self, id: str) -> TestResult:
         for result in self.results:
             if result.id == id:
                 return result

@@ -27,7 +27,17 @@ from maestro_test_adapters.errors import (
 BrowserFactory = Callable[..., Any]
 """Called with base_url, browser, artifacts; returns a `Browser`."""
 
-_LOCATOR = ("role", "name", "label", "text", "testid", "css", "xpath", "placeholder", "nth")
+_LOCATOR = (
+    "role",
+    "name",
+    "label",
+    "text",
+    "testid",
+    "css",
+    "xpath",
+    "placeholder",
+    "nth",
+)
 _BARE = {
     "open": "url",
     "click": "css",
@@ -45,7 +55,7 @@ _BARE = {
 _VERBS = (*_BARE, "fill", "type", "select", "upload", "drag", "expect")
 
 
-class _StepFailed(Exception):  # noqa: N818 - a signal inside of this module
+class _StepFailed(Exception):
     """A step did not do what it should."""
 
 
@@ -110,11 +120,16 @@ class _Plan:
         """Return the fixtures of a scope that the plan, or one suite, uses."""
         suites = [suite] if suite is not None else self.plan["suites"]
         used = [
-            name for one in suites for case in one["cases"] for name in case.get("fixtures", ())
+            name
+            for one in suites
+            for case in one["cases"]
+            for name in case.get("fixtures", ())
         ]
         known = self.plan.get("fixtures", {})
         return [
-            name for name in dict.fromkeys(used) if known[name].get("scope", "case") == scope
+            name
+            for name in dict.fromkeys(used)
+            if known[name].get("scope", "case") == scope
         ]
 
     def _environment(self, *names: str | None) -> Mapping[str, Any]:
@@ -199,7 +214,12 @@ class _Plan:
             self._add(_result(suite, case, "notrun", message=f"not run: {why}"))
 
     def _case(
-        self, suite: Mapping[str, Any], case: Mapping[str, Any], browser: Any, *, clean: bool
+        self,
+        suite: Mapping[str, Any],
+        case: Mapping[str, Any],
+        browser: Any,
+        *,
+        clean: bool,
     ) -> None:
         missing = [need for need in case.get("needs", ()) if need not in self.passed]
         if case.get("skip") or missing:
@@ -217,10 +237,17 @@ class _Plan:
         self._add(result)
 
     def _attempt(
-        self, suite: Mapping[str, Any], case: Mapping[str, Any], browser: Any, *, clean: bool
+        self,
+        suite: Mapping[str, Any],
+        case: Mapping[str, Any],
+        browser: Any,
+        *,
+        clean: bool,
     ) -> TestResult:
         begun, at = time.monotonic(), time.time()
-        environment = self._environment(case.get("environment"), suite.get("environment"))
+        environment = self._environment(
+            case.get("environment"), suite.get("environment")
+        )
         deadline = begun + case["timeout"] if case.get("timeout") else None
         steps: list[Step] = []
         outcome: Outcome = "passed"
@@ -229,7 +256,11 @@ class _Plan:
         if browser is not None and clean:
             browser.clear_cookies()
         known = self.plan.get("fixtures", {})
-        own = [n for n in case.get("fixtures", ()) if known[n].get("scope", "case") == "case"]
+        own = [
+            n
+            for n in case.get("fixtures", ())
+            if known[n].get("scope", "case") == "case"
+        ]
         with self._fixtures(own, browser, environment) as trouble:
             if trouble:
                 outcome, message = "error", trouble
@@ -260,7 +291,12 @@ class _Plan:
             self._step(step, browser, environment, deadline)
         except TimeoutError as error:
             return "timeout", f"{where}{error}"
-        except (_StepFailed, ExpectationFailed, ElementNotReady, AssertionError) as error:
+        except (
+            _StepFailed,
+            ExpectationFailed,
+            ElementNotReady,
+            AssertionError,
+        ) as error:
             late = deadline is not None and time.monotonic() >= deadline
             return "timeout" if late else "failed", f"{where}{error}"
         except Exception as error:  # the result carries whatever a step raised
@@ -309,7 +345,10 @@ class _Plan:
             _act(browser, verb, arguments, limit)
 
     def _pytest(
-        self, arguments: Mapping[str, Any], environment: Mapping[str, Any], limit: float | None
+        self,
+        arguments: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        limit: float | None,
     ) -> None:
         variables = environment.get("variables", {})
         adapter = get_adapter("pytest")(
@@ -319,16 +358,21 @@ class _Plan:
             env={name: str(value) for name, value in variables.items()},
         )
         report: Report = adapter.run(
-            select=arguments.get("select") or None, markers=arguments.get("markers") or None
+            select=arguments.get("select") or None,
+            markers=arguments.get("markers") or None,
         )
         for result in report:
             self._add(result)
         if not report.ok:
-            why = report.problems or [f"{one.id}: {one.message}" for one in report.failures]
+            why = report.problems or [
+                f"{one.id}: {one.message}" for one in report.failures
+            ]
             raise _StepFailed(f"pytest: {report.summary()}: {why[0]}")
 
 
-def _act(browser: Any, verb: str, arguments: Mapping[str, Any], limit: float | None) -> None:
+def _act(
+    browser: Any, verb: str, arguments: Mapping[str, Any], limit: float | None
+) -> None:
     given = dict(arguments)
     where = {key: given.pop(key) for key in _LOCATOR if given.get(key) is not None}
     element = browser.get(**where) if where else None
@@ -351,12 +395,16 @@ def _act(browser: Any, verb: str, arguments: Mapping[str, Any], limit: float | N
     elif verb == "eval":
         value = browser.evaluate(given["script"])
         if "equals" in given and value != given["equals"]:
-            raise _StepFailed(f"the script gave {value!r}, expected {given['equals']!r}")
+            raise _StepFailed(
+                f"the script gave {value!r}, expected {given['equals']!r}"
+            )
     elif verb == "expect":
         _expect(browser, element, given, limit)
 
 
-def _expect(browser: Any, element: Any, given: dict[str, Any], limit: float | None) -> None:
+def _expect(
+    browser: Any, element: Any, given: dict[str, Any], limit: float | None
+) -> None:
     url, title = given.pop("url", None), given.pop("title", None)
     if url is not None:
         browser.should_be_at(url, timeout=limit)
@@ -386,7 +434,9 @@ def _run_command(
     try:
         out, err = child.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"{arguments['argv'][0]} took longer than {limit:.1f} s") from None
+        raise TimeoutError(
+            f"{arguments['argv'][0]} took longer than {limit:.1f} s"
+        ) from None
     finally:
         try:
             os.killpg(child.pid, signal.SIGKILL)
@@ -410,7 +460,9 @@ def verb_of(step: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         return step["verb"], step.get("arguments", {})
     verb = next(key for key in step if key not in ("name", "timeout"))
     arguments = step[verb]
-    return verb, arguments if isinstance(arguments, Mapping) else {_BARE[verb]: arguments}
+    return verb, arguments if isinstance(arguments, Mapping) else {
+        _BARE[verb]: arguments
+    }
 
 
 def _title(step: Mapping[str, Any]) -> str:
@@ -420,7 +472,11 @@ def _title(step: Mapping[str, Any]) -> str:
 
 
 def _result(
-    suite: Mapping[str, Any], case: Mapping[str, Any], outcome: Outcome, *, message: str | None
+    suite: Mapping[str, Any],
+    case: Mapping[str, Any],
+    outcome: Outcome,
+    *,
+    message: str | None,
 ) -> TestResult:
     return TestResult(
         id=case.get("id") or f"{suite['name']}/{case['name']}",
@@ -465,18 +521,32 @@ def _need(part: Any, key: str, kind: type, path: str) -> Any:
     if not isinstance(part, Mapping):
         raise PlanError(f"expected a mapping, got {part!r:.60}", path=path)
     if not isinstance(part.get(key), kind):
-        raise PlanError(f"needs {key!r}, a {kind.__name__}; got {part.get(key)!r:.60}", path=path)
+        raise PlanError(
+            f"needs {key!r}, a {kind.__name__}; got {part.get(key)!r:.60}", path=path
+        )
     return part[key]
 
 
 def _check_step(step: Any, path: str) -> None:
     if not isinstance(step, Mapping) or not step:
-        raise PlanError(f"expected a step such as {{'click': ...}}, got {step!r:.60}", path=path)
-    verbs = [step["verb"]] if "verb" in step else [k for k in step if k not in ("name", "timeout")]
+        raise PlanError(
+            f"expected a step such as {{'click': ...}}, got {step!r:.60}", path=path
+        )
+    verbs = (
+        [step["verb"]]
+        if "verb" in step
+        else [k for k in step if k not in ("name", "timeout")]
+    )
     for verb in verbs:
         if verb not in _VERBS:
-            raise PlanError(f"unknown verb {verb!r}{did_you_mean(str(verb), _VERBS)}", path=path)
+            raise PlanError(
+                f"unknown verb {verb!r}{did_you_mean(str(verb), _VERBS)}", path=path
+            )
     if len(verbs) != 1:
         raise PlanError(f"a step has one verb, got {verbs}", path=path)
-    if "verb" not in step and not isinstance(step[verbs[0]], Mapping) and verbs[0] not in _BARE:
+    if (
+        "verb" not in step
+        and not isinstance(step[verbs[0]], Mapping)
+        and verbs[0] not in _BARE
+    ):
         raise PlanError(f"{verbs[0]} needs a mapping of arguments", path=path)

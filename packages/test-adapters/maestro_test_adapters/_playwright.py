@@ -74,7 +74,9 @@ _ACT_MS = 2000
 class Launched:
     """A Playwright with one browser; contexts share it, the last one ends it."""
 
-    def __init__(self, playwright: Playwright, browser: PlaywrightBrowser, folder: Path) -> None:
+    def __init__(
+        self, playwright: Playwright, browser: PlaywrightBrowser, folder: Path
+    ) -> None:
         self.browser = browser
         self._playwright = playwright
         self._folder = folder
@@ -148,7 +150,9 @@ class PlaywrightBackend:
     async def _learn_status(self, request: PlaywrightRequest) -> None:
         response = await request.response()
         self._requests[request] = Request(
-            method=request.method, url=request.url, status=response.status if response else None
+            method=request.method,
+            url=request.url,
+            status=response.status if response else None,
         )
 
     def _heard_failure(self, request: PlaywrightRequest) -> None:
@@ -258,7 +262,9 @@ class PlaywrightBackend:
         except BrowserError as error:
             if "has been closed" in str(error) or "crashed" in str(error):
                 raise
-            raise ScriptFailed(str(error).partition("evaluate: ")[2] or str(error)) from error
+            raise ScriptFailed(
+                str(error).partition("evaluate: ")[2] or str(error)
+            ) from error
 
     # Pages ------------------------------------------------------------------------------
 
@@ -285,7 +291,9 @@ class PlaywrightBackend:
         try:
             await verbs[where](timeout=timeout * 1000)
         except PlaywrightTimeout as error:
-            raise NavigationFailed(where, f"it did not load in {timeout:g} s") from error
+            raise NavigationFailed(
+                where, f"it did not load in {timeout:g} s"
+            ) from error
 
     async def page_info(self) -> tuple[str, str]:
         return self._page.url, await self._guarded(self._page.title())
@@ -348,7 +356,9 @@ class PlaywrightBackend:
 
     async def tabs(self) -> list[Tab]:
         return [
-            Tab(id=self._id(page), url=page.url, title=await self._guarded(page.title()))
+            Tab(
+                id=self._id(page), url=page.url, title=await self._guarded(page.title())
+            )
             for page in self.context.pages
         ]
 
@@ -512,8 +522,8 @@ async def _backend(launched: Launched, window: tuple[int, int]) -> PlaywrightBac
 class AsyncPlaywrightAdapter(AsyncBrowser):
     """A browser driven by Playwright on the caller's event loop.
 
-        async with await AsyncPlaywrightAdapter.start(base_url=url) as browser:
-            await browser.open("/")
+    async with await AsyncPlaywrightAdapter.start(base_url=url) as browser:
+        await browser.open("/")
     """
 
     def __init__(self, engine: Engine, window: tuple[int, int]) -> None:

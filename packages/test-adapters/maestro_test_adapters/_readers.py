@@ -55,7 +55,11 @@ class GoJsonReader:
         if test is None and (event["Action"] != "fail" or self._tests_of.get(package)):
             return
         self._tests_of[package] = self._tests_of.get(package, 0) + 1
-        outcomes: dict[str, Outcome] = {"pass": "passed", "fail": "failed", "skip": "skipped"}
+        outcomes: dict[str, Outcome] = {
+            "pass": "passed",
+            "fail": "failed",
+            "skip": "skipped",
+        }
         outcome = outcomes[event["Action"]] if test else "error"
         said = [
             line.strip()
@@ -132,7 +136,9 @@ class TapReader:
             self._notes.append(text[1:].strip())
         elif not inner and text.startswith("Bail out!"):
             yield from self._flush()
-            yield TestResult(id="bail out", name="bail out", outcome="error", message=text)
+            yield TestResult(
+                id="bail out", name="bail out", outcome="error", message=text
+            )
             self._planned = None
 
     def _flush(self) -> Iterator[TestResult]:
@@ -148,7 +154,10 @@ class TapReader:
         yield from self._flush()
         for number in range(self._count + 1, (self._planned or 0) + 1):
             yield TestResult(
-                id=str(number), name=str(number), outcome="notrun", message="planned, never ran"
+                id=str(number),
+                name=str(number),
+                outcome="notrun",
+                message="planned, never ran",
             )
 
 
@@ -208,7 +217,8 @@ class LibtestJsonReader:
             suite=tuple(re.split(r"::|\$", name)[:-1]),
             outcome=outcome,
             duration=float(event.get("exec_time") or 0.0),
-            message=event.get("message") or (_first(output) if outcome == "failed" else None),
+            message=event.get("message")
+            or (_first(output) if outcome == "failed" else None),
             trace=output if outcome == "failed" else None,
             stdout=output,
             raw_status=event["event"],
@@ -222,7 +232,9 @@ class LibtestJsonReader:
 class DocumentReader:
     """Standard output that is one document: read when it has ended."""
 
-    def __init__(self, name: str, read: Callable[[str, str], Iterable[TestResult]]) -> None:
+    def __init__(
+        self, name: str, read: Callable[[str, str], Iterable[TestResult]]
+    ) -> None:
         self._name = name
         self._read = read
         self._lines: list[str] = []
@@ -238,7 +250,9 @@ class DocumentReader:
         while lines and not lines[0].lstrip().startswith(("{", "<", "[")):
             lines = lines[1:]
         text = "\n".join(lines)
-        return self._read(text, f"{self._name} on standard output") if text.strip() else ()
+        return (
+            self._read(text, f"{self._name} on standard output") if text.strip() else ()
+        )
 
 
 def read_jest(text: str, where: str) -> Iterator[TestResult]:
@@ -257,8 +271,12 @@ def read_jest(text: str, where: str) -> Iterator[TestResult]:
         tests = file.get("assertionResults") or []
         if not tests and file.get("status") == "failed":
             yield TestResult(
-                id=path, name=path, file=path, outcome="error",
-                message=_first(file.get("message")), trace=file.get("message"),
+                id=path,
+                name=path,
+                file=path,
+                outcome="error",
+                message=_first(file.get("message")),
+                trace=file.get("message"),
             )
         for test in tests:
             failures = "\n".join(test.get("failureMessages") or ())
@@ -332,7 +350,11 @@ def _suites(
             yield from _suites(inner, here)
 
 
-_JUNIT: dict[str, Outcome] = {"failure": "failed", "error": "error", "skipped": "skipped"}
+_JUNIT: dict[str, Outcome] = {
+    "failure": "failed",
+    "error": "error",
+    "skipped": "skipped",
+}
 _JUNIT_AGAIN: dict[str, Outcome] = {
     "flakyFailure": "failed",
     "rerunFailure": "failed",
@@ -385,7 +407,9 @@ def read_trx(text: str, where: str) -> Iterator[TestResult]:
     classes: dict[str, str] = {}
     for unit in root.iter(f"{space}UnitTest"):
         method = unit.find(f"{space}TestMethod")
-        classes[unit.get("id", "")] = "" if method is None else method.get("className", "")
+        classes[unit.get("id", "")] = (
+            "" if method is None else method.get("className", "")
+        )
     words: dict[str, Outcome] = {
         "Passed": "passed",
         "PassedButRunAborted": "passed",
@@ -456,7 +480,9 @@ def _json(text: str, where: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ReportError(f"not JSON: {error.msg}", path=where, line=error.lineno) from error
+        raise ReportError(
+            f"not JSON: {error.msg}", path=where, line=error.lineno
+        ) from error
     if not isinstance(document, dict):
         raise ReportError("expected a JSON object", path=where)
     return document
@@ -475,7 +501,9 @@ def _xml(text: str, where: str) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(text)  # noqa: S314 - no DOCTYPE, so no entities
     except ElementTree.ParseError as error:
-        raise ReportError(f"not XML: {error.msg}", path=where, line=error.position[0]) from error
+        raise ReportError(
+            f"not XML: {error.msg}", path=where, line=error.position[0]
+        ) from error
 
 
 def _first(text: str | None) -> str | None:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
@@ -75,7 +75,7 @@ class Run:
         self._deadline = (
             time.monotonic() + adapter.timeout if adapter.timeout else float("inf")
         )
-        self._events = self._run()
+        self._events: Generator[Event, None, None] = self._run()
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +123,7 @@ class Run:
 
     # The passes: all tests, what a crash left over, what is tried again -------------
 
-    def _run(self) -> Iterator[Event]:
+    def _run(self) -> Generator[Event, None, None]:
         selection = self._selection
         if self._shard:
             selection = yield from self._shard_selection(selection, self._shard)
@@ -142,15 +142,13 @@ class Run:
             if not self._results and not self._problems:
                 self._problems.append("no tests ran")
         self._ended = time.time()
-        self._log.write(
-            {"e": "finish", "exit": self._exit_code, "at": self._ended}
-        )
+        self._log.write({"e": "finish", "exit": self._exit_code, "at": self._ended})
         self._log.close()
         yield RunFinished(report=self.report)
 
     def _shard_selection(
         self, selection: "Selection", shard: tuple[int, int]
-    ) -> "Iterator[Event] | Any":
+    ) -> "Generator[Event, None, Selection]":
         from maestro_test_adapters._runner import in_shard
 
         yield from self._pass(dataclasses.replace(selection, collect=True))
@@ -195,7 +193,8 @@ class Run:
         for test in ids:
             if test not in self._results:
                 yield self._finish(
-                    self._made_up(test, "notrun", message=f"not run: {why}"), tries=False
+                    self._made_up(test, "notrun", message=f"not run: {why}"),
+                    tries=False,
                 )
 
     # Bookkeeping ------------------------------------------------------------------
@@ -381,7 +380,9 @@ class _Process:
 
     # What the child says -----------------------------------------------------------
 
-    def _output(self, source: Literal["stdout", "stderr"], text: str) -> Iterator[Event]:
+    def _output(
+        self, source: Literal["stdout", "stderr"], text: str
+    ) -> Iterator[Event]:
         self._tail[source] = (self._tail[source] + text)[-_TAIL:]
         if text:
             yield Output(stream=source, text=text)

@@ -1,5 +1,6 @@
 """Selenium: the same verbs over WebDriver and BiDi."""
 
+import functools
 import os
 import shutil
 import tempfile
@@ -22,8 +23,7 @@ try:
     from selenium.webdriver.remote.webelement import WebElement
 except ImportError as error:
     raise ImportError(
-        "SeleniumAdapter needs Selenium: "
-        'pip install "maestro-test-adapters[selenium]"'
+        'SeleniumAdapter needs Selenium: pip install "maestro-test-adapters[selenium]"'
     ) from error
 
 from maestro_test_adapters._backend import (
@@ -90,7 +90,9 @@ class SeleniumBackend:
 
     name = "selenium"
 
-    def __init__(self, driver: WebDriver, *, downloads: Path | None, bidi: bool) -> None:
+    def __init__(
+        self, driver: WebDriver, *, downloads: Path | None, bidi: bool
+    ) -> None:
         self.driver = driver
         self._downloads = downloads
         self._before: set[str] = set()
@@ -264,7 +266,7 @@ class SeleniumBackend:
             return
         actions = self._actions().move_to_element(handle)
         numbers = {"left": 0, "middle": 1, "right": 2}
-        pointer = actions.w3c_actions.pointer_action
+        pointer: Any = actions.w3c_actions.pointer_action
         for _ in range(count):
             pointer.pointer_down(button=numbers[button])
             pointer.pointer_up(button=numbers[button])
@@ -278,7 +280,9 @@ class SeleniumBackend:
 
     async def press(self, handle: WebElement | None, keys: Sequence[str]) -> None:
         if handle is not None:
-            self._guarded(lambda: self.driver.execute_script("arguments[0].focus()", handle))
+            self._guarded(
+                lambda: self.driver.execute_script("arguments[0].focus()", handle)
+            )
         codes = [_key(key) for key in keys]
         actions = self._actions()
         for code in codes[:-1]:
@@ -468,18 +472,22 @@ class SeleniumBackend:
 
     def _need_bidi(self, what: str) -> None:
         if not self._bidi:
-            raise Unsupported(what, where="Selenium without BiDi", instead="pass bidi=True")
+            raise Unsupported(
+                what, where="Selenium without BiDi", instead="pass bidi=True"
+            )
 
     async def route(self, route: Route) -> None:
         self._need_bidi("routes")
         self._routes.append(route)
         if self._route_handler is None:
-            self._route_handler = self.driver.network.add_request_handler(self._answer)
+            network: Any = self.driver.network
+            self._route_handler = network.add_request_handler(self._answer)
 
     async def unroute(self, route: Route) -> None:
         self._routes.remove(route)
         if not self._routes:
-            self.driver.network.remove_request_handler(self._route_handler)
+            network: Any = self.driver.network
+            network.remove_request_handler(self._route_handler)
             self._route_handler = None
 
     def _answer(self, request: Any) -> None:
@@ -490,7 +498,9 @@ class SeleniumBackend:
                     request.fail()
                 else:
                     request.provide_response(
-                        status=route.status, headers=dict(route.headers), body=_wire(route.body)
+                        status=route.status,
+                        headers=dict(route.headers),
+                        body=_wire(route.body),
                     )
                 return
 
@@ -504,13 +514,15 @@ class SeleniumBackend:
     async def set_cookies(self, cookies: Sequence[Mapping[str, Any]]) -> None:
         if self.driver.capabilities.get("browserName") == "firefox":
             for one in cookies:
-                self._guarded(lambda one=one: self.driver.add_cookie(dict(one)))
+                self._guarded(functools.partial(self.driver.add_cookie, dict(one)))
             return
         wanted = []
         for one in cookies:
             if not ("url" in one or "domain" in one):
                 raise ValueError(f"cookie {one.get('name')!r} needs url or domain")
-            wanted.append({k: v for k, v in one.items() if not (k == "expires" and v == -1)})
+            wanted.append(
+                {k: v for k, v in one.items() if not (k == "expires" and v == -1)}
+            )
         self._cdp("Storage.setCookies", {"cookies": wanted})
 
     async def clear_cookies(self) -> None:
@@ -595,7 +607,9 @@ class SeleniumAdapter(Browser):
             raise
         try:
             backend = SeleniumBackend(
-                session, downloads=None if remote_url else folder / "downloads", bidi=bidi
+                session,
+                downloads=None if remote_url else folder / "downloads",
+                bidi=bidi,
             )
         except BaseException:
             session.quit()
@@ -648,7 +662,9 @@ def _session(
     options: ChromiumOptions | FirefoxOptions
     if kind == "chromium":
         options = ChromiumOptions()
-        for flag in chromium_flags(headless=headless, extra=args, profile=folder / "profile"):
+        for flag in chromium_flags(
+            headless=headless, extra=args, profile=folder / "profile"
+        ):
             options.add_argument(flag)
         options.add_experimental_option(
             "prefs",
@@ -686,7 +702,11 @@ def _first_line(error: errors.WebDriverException) -> str:
 def _part(value: Any, *names: str) -> Any:
     """Return a part of an event, which is a mapping or an object by version."""
     for name in names:
-        found = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+        found = (
+            value.get(name)
+            if isinstance(value, Mapping)
+            else getattr(value, name, None)
+        )
         if found is not None:
             return found
     return None
@@ -727,7 +747,7 @@ def _key(name: str) -> str:
         **{f"F{number}": getattr(Keys, f"F{number}") for number in range(1, 13)},
     }
     if name in names:
-        return names[name]
+        return str(names[name])
     if len(name) == 1:
         return name
     raise ValueError(f"no key named {name!r}; keys are named as in the DOM, like Enter")

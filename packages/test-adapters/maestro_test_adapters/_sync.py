@@ -7,7 +7,13 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from maestro_test_adapters._backend import ConsoleMessage, Dialog, Download, Request, Tab
+from maestro_test_adapters._backend import (
+    ConsoleMessage,
+    Dialog,
+    Download,
+    Request,
+    Tab,
+)
 from maestro_test_adapters._browser import AsyncBrowser, AsyncFrame, AsyncLocator
 from maestro_test_adapters._locator import Finds, Narrows, Target, Text
 
@@ -94,7 +100,9 @@ class Locator(Narrows["Locator"]):
         """Choose options of a `<select>` by value or label; return their values."""
         return self._run(self._inner.select(*options, timeout=timeout))
 
-    def upload(self, *paths: str | os.PathLike[str], timeout: float | None = None) -> None:
+    def upload(
+        self, *paths: str | os.PathLike[str], timeout: float | None = None
+    ) -> None:
         """Choose files in a file input; it may be hidden."""
         self._run(self._inner.upload(*paths, timeout=timeout))
 
@@ -114,12 +122,17 @@ class Locator(Narrows["Locator"]):
         """Scroll until it is in the middle of the view."""
         self._run(self._inner.scroll_into_view(timeout=timeout))
 
-    def evaluate(self, function: str, arg: object = None, *, timeout: float | None = None) -> Any:
+    def evaluate(
+        self, function: str, arg: object = None, *, timeout: float | None = None
+    ) -> Any:
         """Call a JavaScript function with the element and `arg`; return its result."""
         return self._run(self._inner.evaluate(function, arg, timeout=timeout))
 
     def screenshot(
-        self, path: str | os.PathLike[str] | None = None, *, timeout: float | None = None
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        timeout: float | None = None,
     ) -> bytes:
         """Return a PNG of the element, and write it if a path is given."""
         return self._run(self._inner.screenshot(path, timeout=timeout))
@@ -380,7 +393,11 @@ class Browser(Finds[Locator]):
 
     @contextmanager
     def dialog(
-        self, *, accept: bool = True, text: str | None = None, timeout: float | None = None
+        self,
+        *,
+        accept: bool = True,
+        text: str | None = None,
+        timeout: float | None = None,
     ) -> Iterator[Dialog]:
         """Answer the alert, confirm or prompt that the block brings up.
 
@@ -424,7 +441,12 @@ class Browser(Finds[Locator]):
         """
         with self._entered(
             self._inner.route(
-                pattern, json=json, body=body, status=status, headers=headers, abort=abort
+                pattern,
+                json=json,
+                body=body,
+                status=status,
+                headers=headers,
+                abort=abort,
             )
         ):
             yield
@@ -439,11 +461,15 @@ class Browser(Finds[Locator]):
         """The requests of the page so far."""
         return self._inner.requests()
 
-    def wait_for_console(self, part: str, *, timeout: float | None = None) -> ConsoleMessage:
+    def wait_for_console(
+        self, part: str, *, timeout: float | None = None
+    ) -> ConsoleMessage:
         """Wait until the console has a message that contains a text."""
         return self._run(self._inner.wait_for_console(part, timeout=timeout))
 
-    def wait_for_request(self, pattern: str, *, timeout: float | None = None) -> Request:
+    def wait_for_request(
+        self, pattern: str, *, timeout: float | None = None
+    ) -> Request:
         """Wait until a matching request has been answered or has failed."""
         return self._run(self._inner.wait_for_request(pattern, timeout=timeout))
 
@@ -460,14 +486,18 @@ class Browser(Finds[Locator]):
         """Remove all cookies."""
         self._run(self._inner.clear_cookies())
 
-    def storage_state(self, path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    def storage_state(
+        self, path: str | os.PathLike[str] | None = None
+    ) -> dict[str, Any]:
         """Return cookies and the local storage of the current page's origin.
 
         The form is Playwright's, so that either back end reads the other's.
         """
         return self._run(self._inner.storage_state(path))
 
-    def load_storage_state(self, state: Mapping[str, Any] | str | os.PathLike[str]) -> None:
+    def load_storage_state(
+        self, state: Mapping[str, Any] | str | os.PathLike[str]
+    ) -> None:
         """Set cookies and local storage; opens each origin for a moment."""
         self._run(self._inner.load_storage_state(state))
 

@@ -1,13 +1,18 @@
 """Checks that an adapter of your own keeps the promises of ours.
 
-    def test_my_adapter(tmp_path):
-        check_runner_adapter(lambda: MochaAdapter(cwd=tmp_path))
+def test_my_adapter(tmp_path):
+check_runner_adapter(lambda: MochaAdapter(cwd=tmp_path))
 """
 
 from collections.abc import Callable
 
 from maestro_test_adapters._ctrf import from_ctrf, to_ctrf
-from maestro_test_adapters._events import RunFinished, RunStarted, TestFinished, TestStarted
+from maestro_test_adapters._events import (
+    RunFinished,
+    RunStarted,
+    TestFinished,
+    TestStarted,
+)
 from maestro_test_adapters._runner import RunnerAdapter
 from maestro_test_adapters.errors import Unsupported
 

@@ -31,7 +31,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             time.sleep(3)
             self._send(b"slow", "text/plain")
         elif path == "/set-cookie":
-            self._send(b"<title>cookie</title>", "text/html", {"Set-Cookie": "from=server"})
+            self._send(
+                b"<title>cookie</title>", "text/html", {"Set-Cookie": "from=server"}
+            )
         else:
             super().do_GET()
 

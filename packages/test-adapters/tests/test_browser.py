@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-
 from maestro_test_adapters.errors import (
     BrowserError,
     ElementNotReady,
@@ -91,7 +90,9 @@ def test_locators_nest_and_narrow(page):
 
 
 def test_two_matches_are_refused(page):
-    with pytest.raises(ElementNotReady, match=r"strict: 3 elements match: <li>") as caught:
+    with pytest.raises(
+        ElementNotReady, match=r"strict: 3 elements match: <li>"
+    ) as caught:
         page.get(css="#list li").click(timeout=0.2)
     assert caught.value.locator == "get(css='#list li')"
 
@@ -234,7 +235,9 @@ def test_select_by_value_or_label(page):
 
 
 def test_select_names_the_options_that_there_are(page):
-    with pytest.raises(ElementNotReady, match="no option 'Blue'; it has 'Red', 'Green'"):
+    with pytest.raises(
+        ElementNotReady, match="no option 'Blue'; it has 'Red', 'Green'"
+    ):
         page.get(css="#colour").select("Blue", timeout=0.2)
 
 
@@ -358,7 +361,9 @@ def test_should_holds_for_many_things_at_once(page):
     page.get(css="#name").should(
         visible=True, enabled=True, value="", attribute={"id": "name", "x": None}
     )
-    page.get(css="#list li").should(count=3, texts=["apple", "banana", re.compile("pie")])
+    page.get(css="#list li").should(
+        count=3, texts=["apple", "banana", re.compile("pie")]
+    )
     page.get(css="#nothing").should(visible=False)
     page.get(css="#hidden").should(visible=False)
     page.get(css="#tall").should(style={"height": "2000px"})
@@ -496,7 +501,11 @@ def test_console_and_errors(page):
 def test_requests_are_kept(page, site):
     page.get(text="Fetch").click()
     request = page.wait_for_request("/api/items")
-    assert (request.method, request.url, request.status) == ("GET", f"{site}/api/items", 200)
+    assert (request.method, request.url, request.status) == (
+        "GET",
+        f"{site}/api/items",
+        200,
+    )
 
 
 def test_routes_answer_instead_of_the_server(page, log):

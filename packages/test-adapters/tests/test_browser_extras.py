@@ -6,8 +6,11 @@ import time
 import urllib.request
 
 import pytest
-
-from maestro_test_adapters import AsyncPlaywrightAdapter, PlaywrightAdapter, SeleniumAdapter
+from maestro_test_adapters import (
+    AsyncPlaywrightAdapter,
+    PlaywrightAdapter,
+    SeleniumAdapter,
+)
 from maestro_test_adapters.errors import BrowserError, BrowserNotFound, ElementNotReady
 
 
@@ -61,7 +64,9 @@ def test_a_driver_started_by_hand(site, require_program, free_port):
     chromedriver = require_program("chromedriver")
     require_program("chromium")
     server = subprocess.Popen(
-        [chromedriver, f"--port={free_port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [chromedriver, f"--port={free_port}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{free_port}"
     try:

@@ -4,7 +4,6 @@ import json
 import sys
 
 import pytest
-
 from maestro_test_adapters import CommandAdapter, TestStarted, UnittestAdapter
 from maestro_test_adapters.errors import (
     RunnerNotInstalled,
@@ -13,7 +12,7 @@ from maestro_test_adapters.errors import (
 )
 from maestro_test_adapters.testing import check_runner_adapter
 
-UNITTEST = '''
+UNITTEST = """
 import os, sys, unittest
 
 class Basics(unittest.TestCase):
@@ -36,7 +35,7 @@ class NoSetUp(unittest.TestCase):
     @classmethod
     def setUpClass(cls): raise OSError("no database")
     def test_never(self): pass
-'''
+"""
 
 
 def test_unittest(write):
@@ -58,7 +57,9 @@ def test_unittest(write):
     assert (bad.file, bad.line) == ("test_u.py", 6)
     assert bad.message == "AssertionError: 1 != 2"
     assert report["test_u.Basics.test_ok"].stdout == "said\n"
-    assert [step.outcome for step in report["test_u.Basics.test_sub"].steps][-1] == "failed"
+    assert [step.outcome for step in report["test_u.Basics.test_sub"].steps][
+        -1
+    ] == "failed"
 
 
 def test_unittest_selects_and_refuses(write):
@@ -81,7 +82,9 @@ def test_unittest_conforms(write):
 
 def printing(write, lines, *, code=0):
     """Return a command that prints lines and ends with a code."""
-    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    text = "\n".join(
+        line if isinstance(line, str) else json.dumps(line) for line in lines
+    )
     write(**{"output.txt": text})
     script = f"import sys; sys.stdout.write(open('output.txt', encoding='utf-8').read()); sys.exit({code})"
     return [sys.executable, "-c", script]
@@ -93,14 +96,38 @@ def test_go_json_streams(write, tmp_path):
         [
             {"Action": "start", "Package": "example.com/a"},
             {"Action": "run", "Package": "example.com/a", "Test": "TestX"},
-            {"Action": "output", "Package": "example.com/a", "Test": "TestX", "Output": "=== RUN   TestX\n"},
-            {"Action": "output", "Package": "example.com/a", "Test": "TestX", "Output": "    a_test.go:7: got 1\n"},
-            {"Action": "fail", "Package": "example.com/a", "Test": "TestX", "Elapsed": 0.5},
+            {
+                "Action": "output",
+                "Package": "example.com/a",
+                "Test": "TestX",
+                "Output": "=== RUN   TestX\n",
+            },
+            {
+                "Action": "output",
+                "Package": "example.com/a",
+                "Test": "TestX",
+                "Output": "    a_test.go:7: got 1\n",
+            },
+            {
+                "Action": "fail",
+                "Package": "example.com/a",
+                "Test": "TestX",
+                "Elapsed": 0.5,
+            },
             {"Action": "run", "Package": "example.com/a", "Test": "TestY"},
-            {"Action": "pass", "Package": "example.com/a", "Test": "TestY", "Elapsed": 0},
+            {
+                "Action": "pass",
+                "Package": "example.com/a",
+                "Test": "TestY",
+                "Elapsed": 0,
+            },
             {"Action": "fail", "Package": "example.com/a", "Elapsed": 0.6},
             "# example.com/b",
-            {"Action": "output", "Package": "example.com/b", "Output": "b.go:1:1: syntax error\n"},
+            {
+                "Action": "output",
+                "Package": "example.com/b",
+                "Output": "b.go:1:1: syntax error\n",
+            },
             {"Action": "fail", "Package": "example.com/b", "Elapsed": 0},
         ],
         code=1,
@@ -110,7 +137,12 @@ def test_go_json_streams(write, tmp_path):
     report = run.report
     assert started == ["example.com/a.TestX", "example.com/a.TestY"]
     bad = report["example.com/a.TestX"]
-    assert (bad.outcome, bad.file, bad.line, bad.duration) == ("failed", "a_test.go", 7, 0.5)
+    assert (bad.outcome, bad.file, bad.line, bad.duration) == (
+        "failed",
+        "a_test.go",
+        7,
+        0.5,
+    )
     assert report["example.com/a.TestY"].outcome == "passed"
     assert report["example.com/b"].outcome == "error"
     assert report["example.com/b"].message == "b.go:1:1: syntax error"
@@ -120,10 +152,12 @@ def test_go_json_streams(write, tmp_path):
 def test_a_go_test_that_kills_its_process_is_named(write, tmp_path):
     write(
         run="import os, signal\n"
-        "print('{\"Action\": \"run\", \"Package\": \"p\", \"Test\": \"TestX\"}', flush=True)\n"
+        'print(\'{"Action": "run", "Package": "p", "Test": "TestX"}\', flush=True)\n'
         "os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
-    report = CommandAdapter([sys.executable, "run.py"], reads="go-json", cwd=tmp_path).run()
+    report = CommandAdapter(
+        [sys.executable, "run.py"], reads="go-json", cwd=tmp_path
+    ).run()
     assert report["p.TestX"].outcome == "crashed"
     assert "SIGSEGV" in report["p.TestX"].message
 
@@ -177,7 +211,9 @@ def test_node_runs_for_real(write, tmp_path, require_program):
         }
     )
     report = CommandAdapter(
-        [node, "--test", "--test-reporter=tap", "sum.test.js"], reads="tap", cwd=tmp_path
+        [node, "--test", "--test-reporter=tap", "sum.test.js"],
+        reads="tap",
+        cwd=tmp_path,
     ).run()
     outcomes = {one.name: one.outcome for one in report}
     assert outcomes.get("adds") == "passed" or "adds" in {
@@ -241,20 +277,35 @@ LIBTEST = [
 @pytest.mark.parametrize(
     ("reads", "text", "expected"),
     [
-        ("junit", JUNIT, {"ok": "passed", "bad": "failed", "flaky": "passed", "plain": "skipped"}),
+        (
+            "junit",
+            JUNIT,
+            {"ok": "passed", "bad": "failed", "flaky": "passed", "plain": "skipped"},
+        ),
         ("trx", TRX, {"Works": "passed", "Breaks": "failed", "N.C.Waits": "skipped"}),
         (
             "jest-json",
             json.dumps(JEST),
-            {"adds": "passed", "fails": "failed", "todo": "notrun", "/b.test.js": "error"},
+            {
+                "adds": "passed",
+                "fails": "failed",
+                "todo": "notrun",
+                "/b.test.js": "error",
+            },
         ),
-        ("mocha-json", json.dumps(MOCHA), {"adds": "passed", "fails": "failed", "waits": "skipped"}),
+        (
+            "mocha-json",
+            json.dumps(MOCHA),
+            {"adds": "passed", "fails": "failed", "waits": "skipped"},
+        ),
         ("libtest-json", "\n".join(LIBTEST), {"works": "passed", "breaks": "failed"}),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 15 else "",
 )
 @pytest.mark.parametrize("way", ["stdout", "file"])
-def test_formats_from_output_and_from_files(write, tmp_path, reads, text, expected, way):
+def test_formats_from_output_and_from_files(
+    write, tmp_path, reads, text, expected, way
+):
     if way == "stdout":
         adapter = CommandAdapter(printing(write, [text]), reads=reads, cwd=tmp_path)
     else:
@@ -271,7 +322,12 @@ def test_formats_from_output_and_from_files(write, tmp_path, reads, text, expect
 def test_details_of_junit(write, tmp_path):
     report = CommandAdapter(printing(write, [JUNIT]), reads="junit", cwd=tmp_path).run()
     ok, bad, flaky, plain = report
-    assert (ok.duration, ok.file, ok.line, ok.suite) == (1234.5, "a.py", 3, ("all", "inner", "a.B"))
+    assert (ok.duration, ok.file, ok.line, ok.suite) == (
+        1234.5,
+        "a.py",
+        3,
+        ("all", "inner", "a.B"),
+    )
     assert (bad.message, bad.trace, len(bad.attempts)) == ("m", "trace", 1)
     assert flaky.flaky
     assert flaky.attempts[0].trace == "st"
@@ -310,7 +366,9 @@ def test_selection_needs_to_know_how(write, tmp_path):
         CommandAdapter(argv, reads="tap", cwd=tmp_path).run(select=["a"])
     with pytest.raises(Unsupported, match="give select="):
         CommandAdapter(argv, reads="tap", retries=1)
-    adapter = CommandAdapter(argv, reads="tap", cwd=tmp_path, select=lambda ids: ["--", *ids])
+    adapter = CommandAdapter(
+        argv, reads="tap", cwd=tmp_path, select=lambda ids: ["--", *ids]
+    )
     assert adapter.run(select=["1 a"]).ok
 
 

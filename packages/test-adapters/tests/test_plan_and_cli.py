@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from maestro_test_adapters import (
     PytestAdapter,
     Registry,
@@ -30,11 +29,23 @@ def test_commands_pass_fail_and_take_too_long(tmp_path):
     report = run_plan(
         plan(
             {"name": "good", "steps": [run("print('hi')"), {"wait": 0}]},
-            {"name": "bad", "steps": [run("import sys; sys.exit('no such luck')"), run("1")]},
-            {"name": "slow", "timeout": 0.5, "steps": [run("import time; time.sleep(60)")]},
+            {
+                "name": "bad",
+                "steps": [run("import sys; sys.exit('no such luck')"), run("1")],
+            },
+            {
+                "name": "slow",
+                "timeout": 0.5,
+                "steps": [run("import time; time.sleep(60)")],
+            },
             {"name": "skipped", "skip": "why", "steps": [run("1")]},
             {"name": "needy", "needs": ["bad"], "steps": [run("1")]},
-            {"name": "after good", "needs": ["good"], "tags": ["x"], "steps": [run("1")]},
+            {
+                "name": "after good",
+                "needs": ["good"],
+                "tags": ["x"],
+                "steps": [run("1")],
+            },
         ),
         artifacts=tmp_path,
     )
@@ -60,10 +71,18 @@ def test_fixtures_are_set_up_and_taken_down_by_scope(tmp_path):
 
     document = plan(
         {"name": "a", "fixtures": ["wide", "each"], "steps": [note("a")]},
-        {"name": "b", "fixtures": ["each"], "steps": [note("b"), run("raise SystemExit(1)")]},
+        {
+            "name": "b",
+            "fixtures": ["each"],
+            "steps": [note("b"), run("raise SystemExit(1)")],
+        },
     )
     document["fixtures"] = {
-        "wide": {"scope": "suite", "setup": [note("+wide")], "teardown": [note("-wide")]},
+        "wide": {
+            "scope": "suite",
+            "setup": [note("+wide")],
+            "teardown": [note("-wide")],
+        },
         "each": {"setup": [note("+each")], "teardown": [note("-each")]},
     }
     report = run_plan(document, artifacts=tmp_path)
@@ -86,7 +105,9 @@ def test_retries_of_a_case(tmp_path):
         f"import pathlib; p = pathlib.Path({str(tmp_path / 'seen')!r})\n"
         "if not p.exists(): p.touch(); raise SystemExit(1)"
     )
-    report = run_plan(plan({"name": "a", "retries": 2, "steps": [run(code)]}), artifacts=tmp_path)
+    report = run_plan(
+        plan({"name": "a", "retries": 2, "steps": [run(code)]}), artifacts=tmp_path
+    )
     assert report["s/a"].flaky
     assert len(report["s/a"].attempts) == 1
 
@@ -111,10 +132,21 @@ def test_a_plan_drives_a_browser(start_browser, site, tmp_path, backend):
             "id": "s/order[1]",
             "name": "order",
             "steps": [
-                {"verb": "open", "arguments": {"url": "/index.html"}, "name": "", "timeout": None},
+                {
+                    "verb": "open",
+                    "arguments": {"url": "/index.html"},
+                    "name": "",
+                    "timeout": None,
+                },
                 {"fill": {"label": "Name", "css": None, "value": "Ada", "nth": 0}},
                 {"click": {"role": "button", "name": "Send order"}},
-                {"expect": {"css": "#log", "contains": "sent by Ada", "url": "/index.html"}},
+                {
+                    "expect": {
+                        "css": "#log",
+                        "contains": "sent by Ada",
+                        "url": "/index.html",
+                    }
+                },
                 {"select": {"css": "#colour", "value": "Green"}},
                 {"check": "#terms"},
                 {"eval": {"script": "1 + 1", "equals": 2}},
@@ -151,10 +183,26 @@ def test_a_plan_drives_a_browser(start_browser, site, tmp_path, backend):
     [
         ({}, r"\$", "needs 'suites'"),
         (plan({"name": "a"}), r"suites\[0\].cases\[0\]", "needs 'steps'"),
-        (plan({"name": "a", "steps": [{"clik": "x"}]}), r"steps\[0\]", "did you mean 'click'"),
-        (plan({"name": "a", "steps": [{"open": "x", "click": "y"}]}), r"steps\[0\]", "one verb"),
-        (plan({"name": "a", "steps": [{"fill": "x"}]}), r"steps\[0\]", "needs a mapping"),
-        (plan({"name": "a", "fixtures": ["f"], "steps": [{"wait": 0}]}), "cases", "unknown fixture"),
+        (
+            plan({"name": "a", "steps": [{"clik": "x"}]}),
+            r"steps\[0\]",
+            "did you mean 'click'",
+        ),
+        (
+            plan({"name": "a", "steps": [{"open": "x", "click": "y"}]}),
+            r"steps\[0\]",
+            "one verb",
+        ),
+        (
+            plan({"name": "a", "steps": [{"fill": "x"}]}),
+            r"steps\[0\]",
+            "needs a mapping",
+        ),
+        (
+            plan({"name": "a", "fixtures": ["f"], "steps": [{"wait": 0}]}),
+            "cases",
+            "unknown fixture",
+        ),
     ],
     ids=["empty", "no steps", "verb", "two verbs", "bare", "fixture"],
 )
@@ -179,7 +227,15 @@ def test_the_registry(monkeypatch):
 def test_the_command_runs_and_writes_reports(write, tmp_path, capsys):
     write(test_x="def test_one(): pass\ndef test_two(): assert 0, 'no'\n")
     code = main(
-        ["run", "--cwd", str(tmp_path), "--out", str(tmp_path / "r.json"), "--out", str(tmp_path / "r.xml")]
+        [
+            "run",
+            "--cwd",
+            str(tmp_path),
+            "--out",
+            str(tmp_path / "r.json"),
+            "--out",
+            str(tmp_path / "r.xml"),
+        ]
     )
     said = capsys.readouterr().out
     assert code == 1
@@ -187,7 +243,9 @@ def test_the_command_runs_and_writes_reports(write, tmp_path, capsys):
     assert "AssertionError: no" in said
     assert "1 failed, 1 passed" in said
     assert (tmp_path / "r.xml").exists()
-    code = main(["run", "--cwd", str(tmp_path), "--select", "test_x.py::test_one", "--json"])
+    code = main(
+        ["run", "--cwd", str(tmp_path), "--select", "test_x.py::test_one", "--json"]
+    )
     assert code == 0
     assert json.loads(capsys.readouterr().out)["counts"]["passed"] == 1
 
@@ -201,14 +259,25 @@ def test_the_command_discovers(write, tmp_path, capsys):
 
 
 def test_the_command_runs_foreign_commands(tmp_path, capsys):
-    words = ["run", "--adapter", "command", "--reads", "tap", "--cwd", str(tmp_path), "--"]
+    words = [
+        "run",
+        "--adapter",
+        "command",
+        "--reads",
+        "tap",
+        "--cwd",
+        str(tmp_path),
+        "--",
+    ]
     assert main([*words, sys.executable, "-c", "print('ok 1 - a')"]) == 0
     assert "1 passed" in capsys.readouterr().out
 
 
 def test_the_command_executes_plans(tmp_path, capsys):
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps(plan({"name": "a", "steps": [run("1")]})), encoding="utf-8")
+    path.write_text(
+        json.dumps(plan({"name": "a", "steps": [run("1")]})), encoding="utf-8"
+    )
     assert main(["plan", str(path), "--artifacts", str(tmp_path)]) == 0
     assert "passed   s/a" in capsys.readouterr().out
     path.write_text("suites:\n", encoding="utf-8")

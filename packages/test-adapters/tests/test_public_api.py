@@ -3,9 +3,8 @@
 import subprocess
 import sys
 
-import pytest
-
 import maestro_test_adapters
+import pytest
 from maestro_test_adapters import errors
 
 

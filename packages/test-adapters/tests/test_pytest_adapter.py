@@ -7,7 +7,6 @@ import sys
 import time
 
 import pytest
-
 from maestro_test_adapters import (
     Output,
     PytestAdapter,
@@ -24,7 +23,7 @@ from maestro_test_adapters.errors import (
 )
 from maestro_test_adapters.testing import check_runner_adapter
 
-MIXED = '''
+MIXED = """
 import pytest
 
 def test_ok(): print("to stdout")
@@ -48,8 +47,8 @@ class TestGroup:
 def broken(): raise ValueError("no set-up")
 
 def test_error(broken): pass
-'''
-CRASHES = '''
+"""
+CRASHES = """
 import os, subprocess, sys, time
 
 def test_before(): pass
@@ -75,8 +74,8 @@ def test_leaves_fork():
         time.sleep(600)
 
 def test_after(): pass
-'''
-FLAKY = '''
+"""
+FLAKY = """
 import pathlib
 
 def test_flaky():
@@ -86,7 +85,7 @@ def test_flaky():
         raise AssertionError("first time")
 
 def test_always_bad(): assert 0
-'''
+"""
 
 
 @pytest.fixture
@@ -166,7 +165,9 @@ def test_crashes_keep_results_and_name_the_culprit(project, write):
     assert "Fatal Python error" in report["test_crash.py::test_segfault"].trace
     assert "in test_loop" in report["test_crash.py::test_loop"].trace
     told = "\n".join(report.warnings)
-    assert re.search(r"forked child \(pid \d+\) of test_crash.py::test_fork_returns", told)
+    assert re.search(
+        r"forked child \(pid \d+\) of test_crash.py::test_fork_returns", told
+    )
     assert re.search(r"test_leaves_process left process \d+ running", told)
     assert re.search(r"test_leaves_fork left process \d+ running", told)
     for pid in re.findall(r"left process (\d+)", told):
@@ -235,7 +236,9 @@ def test_selection_by_id_class_file_and_folder(project, write, select, ids):
 
 def test_a_misspelt_id_is_refused(project, write):
     write(test_mixed=MIXED)
-    with pytest.raises(SelectionNotFound, match="did you mean 'test_mixed.py::test_ok'"):
+    with pytest.raises(
+        SelectionNotFound, match="did you mean 'test_mixed.py::test_ok'"
+    ):
         PytestAdapter(cwd=project).run(select=["test_mixed.py::test_okk"])
 
 
@@ -254,7 +257,11 @@ def test_discover_runs_nothing(project, write):
     cases = PytestAdapter(cwd=project).discover()
     assert len(cases) == 7
     assert cases[1].id == "test_mixed.py::test_param[1]"
-    assert (cases[1].file, cases[1].line, cases[1].tags) == ("test_mixed.py", 6, ("slow",))
+    assert (cases[1].file, cases[1].line, cases[1].tags) == (
+        "test_mixed.py",
+        6,
+        ("slow",),
+    )
 
 
 def test_discover_tells_what_cannot_be_collected(project, write):
@@ -267,11 +274,13 @@ def test_discover_tells_what_cannot_be_collected(project, write):
 
 def test_shards_share_all_tests(project, write):
     files = {
-        f"test_{i}": "".join(f"def test_{j}(): pass\n" for j in range(i + 1)) for i in range(4)
+        f"test_{i}": "".join(f"def test_{j}(): pass\n" for j in range(i + 1))
+        for i in range(4)
     }
     write(**files)
     parts = [
-        {case.id for case in PytestAdapter(cwd=project, shard=f"{n}/3").run()} for n in (1, 2, 3)
+        {case.id for case in PytestAdapter(cwd=project, shard=f"{n}/3").run()}
+        for n in (1, 2, 3)
     ]
     assert sorted(len(part) for part in parts) == [3, 3, 4]
     assert len(set.union(*parts)) == 10
@@ -335,7 +344,9 @@ def test_a_wrong_path_or_option_is_told(project):
 
 def test_an_interpreter_without_pytest_gets_the_install_line(project, tmp_path):
     bare = tmp_path / "bare"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True
+    )
     python = bare / "bin" / "python"
     with pytest.raises(RunnerNotInstalled) as caught:
         PytestAdapter(cwd=project, python=python).run()
@@ -352,7 +363,9 @@ def test_leaving_the_block_ends_everything(project, write):
         for event in run:
             if isinstance(event, TestStarted):
                 deadline = time.monotonic() + 20
-                while not (project / "pid").exists() or not (project / "pid").read_text(encoding="utf-8"):
+                while not (project / "pid").exists() or not (project / "pid").read_text(
+                    encoding="utf-8"
+                ):
                     assert time.monotonic() < deadline
                     time.sleep(0.02)
                 break

@@ -6,7 +6,6 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from maestro_test_adapters import Attachment, Attempt, Report, Step, TestResult
 from maestro_test_adapters._ctrf import from_ctrf, to_ctrf
 from maestro_test_adapters.errors import ReportError
@@ -15,7 +14,17 @@ CHECKED = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 OUTCOMES = st.sampled_from(
-    ["passed", "failed", "error", "crashed", "timeout", "skipped", "xfailed", "xpassed", "notrun"]
+    [
+        "passed",
+        "failed",
+        "error",
+        "crashed",
+        "timeout",
+        "skipped",
+        "xfailed",
+        "xpassed",
+        "notrun",
+    ]
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 MAYBE = st.none() | TEXT
@@ -51,7 +60,9 @@ def test_every_result_survives_ctrf(result):
 @CHECKED
 @given(st.lists(RESULTS, max_size=3, unique_by=lambda one: one.id))
 def test_every_report_survives_a_file(tmp_path_factory, results):
-    report = Report(tool="t", results=tuple(results), started=1.5, finished=2.25, problems=("p",))
+    report = Report(
+        tool="t", results=tuple(results), started=1.5, finished=2.25, problems=("p",)
+    )
     path = report.write(tmp_path_factory.mktemp("r") / "report.json")
     assert Report.read(path) == report
 
@@ -59,7 +70,9 @@ def test_every_report_survives_a_file(tmp_path_factory, results):
 @CHECKED
 @given(st.lists(RESULTS, max_size=3))
 def test_junit_is_well_formed_whatever_the_texts(tmp_path_factory, results):
-    path = Report(tool="t", results=tuple(results)).write(tmp_path_factory.mktemp("r") / "r.xml")
+    path = Report(tool="t", results=tuple(results)).write(
+        tmp_path_factory.mktemp("r") / "r.xml"
+    )
     root = ElementTree.parse(path).getroot()
     assert len(root.findall(".//testcase")) == len(results)
 
@@ -69,7 +82,9 @@ def result(**settings):
 
 
 def test_only_keys_of_ctrf_are_used():
-    full = result(outcome="error", duration=0.0004, suite=("a",), stdout="x\ny", log="l")
+    full = result(
+        outcome="error", duration=0.0004, suite=("a",), stdout="x\ny", log="l"
+    )
     told = to_ctrf(full)
     assert told["status"] == "failed"
     assert told["duration"] == 0
@@ -84,7 +99,9 @@ def test_only_keys_of_ctrf_are_used():
 
 
 def test_ctrf_of_other_tools_is_read():
-    read = from_ctrf({"name": "n", "status": "pending", "duration": 1500, "suite": "old"})
+    read = from_ctrf(
+        {"name": "n", "status": "pending", "duration": 1500, "suite": "old"}
+    )
     assert (read.outcome, read.duration, read.suite) == ("notrun", 1.5, ("old",))
 
 
@@ -101,9 +118,14 @@ def test_attempts_in_junit():
 
 
 def test_a_stream_with_a_torn_end_is_read_up_to_there(tmp_path):
-    path = Report(tool="t", results=(result(), result(id="c"))).write(tmp_path / "s.jsonl")
+    path = Report(tool="t", results=(result(), result(id="c"))).write(
+        tmp_path / "s.jsonl"
+    )
     text = path.read_text(encoding="utf-8")
-    path.write_text(text[: text.index('"id": "c"') if '"id": "c"' in text else -90], encoding="utf-8")
+    path.write_text(
+        text[: text.index('"id": "c"') if '"id": "c"' in text else -90],
+        encoding="utf-8",
+    )
     read = Report.read(path)
     assert "a::b" in [one.id for one in read]
     assert "torn" in read.warnings[0]
@@ -117,7 +139,8 @@ def test_a_bad_line_inside_a_stream_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [("{", "not JSON"), ("{}", "not a CTRF document"), ("[]", "not a CTRF")]
+    ("text", "why"),
+    [("{", "not JSON"), ("{}", "not a CTRF document"), ("[]", "not a CTRF")],
 )
 def test_a_bad_document_is_refused(tmp_path, text, why):
     path = tmp_path / "r.json"
@@ -133,7 +156,9 @@ def test_an_unknown_suffix_is_refused(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = Report(tool="old").write(tmp_path / "r.json")
-    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space")))
+    monkeypatch.setattr(
+        "os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space"))
+    )
     with pytest.raises(OSError, match="No space"):
         Report(tool="new").write(path)
     assert Report.read(path).tool == "old"

@@ -96,9 +96,7 @@ class Selection:
             left -= _wanted_by(nodeid, left)
             if not left:
                 return
-        self.stream.write(
-            {"e": "missing", "ids": sorted(left), "known": known[:5000]}
-        )
+        self.stream.write({"e": "missing", "ids": sorted(left), "known": known[:5000]})
 
 
 class Guard:
@@ -312,7 +310,7 @@ def _why(report):
         return crash.message
     if isinstance(report.longrepr, tuple):
         reason = report.longrepr[2]
-        return reason[9:] if reason.startswith("Skipped: ") else reason
+        return reason.removeprefix("Skipped: ")
     if report.longrepr is None:
         return ""
     return _last_line(report.longreprtext)

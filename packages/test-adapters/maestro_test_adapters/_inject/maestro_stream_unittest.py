@@ -155,7 +155,12 @@ class Result(unittest.TestResult):
     def addSkip(self, test, reason):
         super().addSkip(test, reason)
         if self.outcome is None:  # a whole class is skipped: its tests never start
-            self.outcome, self.message, self.trace, self.steps = "skipped", reason, [], []
+            self.outcome, self.message, self.trace, self.steps = (
+                "skipped",
+                reason,
+                [],
+                [],
+            )
             self.out, self.err = io.StringIO(), io.StringIO()
             self._tell({"id": test.id(), "name": test.id()}, 0.0, time.time())
             self.outcome = None
