@@ -13,13 +13,15 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from time import monotonic
-from typing import final
+from typing import Literal, final
 
 from maestro_audit_logger._store import Appended, Store
 from maestro_audit_logger.errors import AuditUnavailable, LogClosed, LogDamaged
 
 Stored = tuple[int, str]
+Durability = Literal["commit", "os"] | float
 _committers: weakref.WeakSet[Committer] = weakref.WeakSet()
 
 
@@ -87,30 +89,25 @@ class Committer:
         """
         me = self._enter()
         try:
-            # Nobody writes and nobody waits: no batch to lead. A thread that
-            # finds the turn taken opens a batch, which the next leader closes.
-            if self._open is None and self._turn.acquire(blocking=False):
-                try:
-                    return self._alone(body)
-                finally:
-                    self._turn.release()
-            return self._join(body)
+            # A thread that finds the turn taken, or a batch open, joins it.
+            if self._open is not None or not self._turn.acquire(blocking=False):
+                return self._join(body)
+            written = False
+            try:
+                if self.closed:
+                    raise LogClosed("the audit logger is closed")
+                stored = self._store.append_one(body)
+                written = True
+                if self._sync_every_s is not None:
+                    self._sync_if_due()
+                self._after()
+            except (OSError, LogDamaged) as error:
+                raise self.failure(error, uncertain=written) from error
+            finally:
+                self._turn.release()
+            return stored
         finally:
             self._busy.discard(me)
-
-    def _alone(self, body: bytes) -> Stored:
-        if self.closed:
-            raise LogClosed("the audit logger is closed")
-        written = False
-        try:
-            stored = self._store.append_one(body)
-            written = True
-            if self._sync_every_s is not None:
-                self._sync_if_due()
-        except (OSError, LogDamaged) as error:
-            raise self.failure(error, uncertain=written) from error
-        self._after()
-        return stored
 
     def commit_many(
         self, bodies: Sequence[bytes]
@@ -151,7 +148,7 @@ class Committer:
 
     def _enter(self) -> int:
         """Refuse to wait for oneself, which a signal handler would do."""
-        me = threading.get_ident()
+        me = get_ident()
         if me in self._busy:
             raise AuditUnavailable(
                 str(self._store.folder),
@@ -238,6 +235,20 @@ class Committer:
                 if self._sync_every_s is not None:
                     self._store.sync()
                 self._store.close()
+
+
+def sync_interval(durability: object) -> float | None:
+    """Return 0 for each time, None for never, or the seconds between two syncs."""
+    if durability == "commit":
+        return 0
+    if durability == "os":
+        return None
+    if isinstance(durability, int | float) and durability > 0:
+        return float(durability)
+    raise ValueError(
+        "durability: expected 'commit', 'os' or a number of seconds, "
+        f"got {durability!r}"
+    )
 
 
 def _reset_in_child() -> None:

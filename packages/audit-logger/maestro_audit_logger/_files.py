@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -86,14 +86,16 @@ class FolderLock:
 
     def acquire(self) -> None:
         """Wait for the lock; the plain form costs less than a context manager."""
-        if self._fd is None:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        fd = self._fd
+        if fd is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            fd = self._fd = os.open(self._path, flags, 0o640)
+        flock(fd, LOCK_EX)
 
     def release(self) -> None:
         """Let the next one write."""
         if self._fd is not None:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            flock(self._fd, LOCK_UN)
 
     def close(self) -> None:
         """Close the file; idempotent. In a forked child the parent keeps its lock."""
@@ -111,7 +113,7 @@ def quiet(path: Path) -> Iterator[None]:
         yield
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        flock(fd, LOCK_SH)
         yield
     finally:
         os.close(fd)

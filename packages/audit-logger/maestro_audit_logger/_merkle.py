@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import final
 
 from maestro_audit_logger.errors import InvalidProof
 
@@ -187,3 +188,42 @@ def _range_root(low: int, high: int, node: Node) -> bytes:
         return node(height, low >> height)
     middle = low + _split(count)
     return node_hash(_range_root(low, middle, node), _range_root(middle, high, node))
+
+
+@final
+class GrowingTree:
+    """The root over a growing number of leaves, in little memory.
+
+    Leaves go into `partial`; at `1 << height` of them comes `fold`.
+    """
+
+    def __init__(self, height: int) -> None:
+        self._height = height
+        self.size = 0
+        self.partial: list[bytes] = []
+        self._peaks: list[tuple[int, bytes]] = []
+
+    def fold(self) -> None:
+        """Turn a full `partial` into one peak."""
+        height, root = self._height, perfect_root(self.partial)
+        self.size += 1 << self._height
+        self.partial.clear()
+        while self._peaks and self._peaks[-1][0] == height:
+            root = node_hash(self._peaks.pop()[1], root)
+            height += 1
+        self._peaks.append((height, root))
+
+    def root(self) -> bytes:
+        """Return the root over everything so far."""
+        peaks = [root for _, root in self._peaks]
+        rest = self.partial
+        while rest:
+            take = 1 << (len(rest).bit_length() - 1)
+            peaks.append(perfect_root(rest[:take]))
+            rest = rest[take:]
+        if not peaks:
+            return hashlib.sha256(b"").digest()
+        root = peaks.pop()
+        while peaks:
+            root = node_hash(peaks.pop(), root)
+        return root

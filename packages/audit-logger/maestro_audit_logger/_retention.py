@@ -18,7 +18,7 @@ from maestro_audit_logger._tiles import Tiles
 from maestro_audit_logger.errors import AuditError, InvalidNote, LogDamaged
 
 if TYPE_CHECKING:
-    from maestro_audit_logger._logger import AuditLogger
+    from maestro_audit_logger._keeping import Keeping
 
 HOLDS = "holds.json"
 
@@ -38,7 +38,7 @@ def sealed_ranges(folder: Path) -> list[tuple[Segment, int, str]]:
     return found
 
 
-def prune(audit: AuditLogger, before: str | datetime) -> list[int]:
+def prune(audit: Keeping, before: str | datetime) -> list[int]:
     """Remove sealed segments whose events are all older; return their first lines.
 
     Oldest first, up to the first segment that is younger or held. The leaf
@@ -65,7 +65,7 @@ def prune(audit: AuditLogger, before: str | datetime) -> list[int]:
     return [segment.first for segment, _ in doomed]
 
 
-def pack(audit: AuditLogger) -> list[Path]:
+def pack(audit: Keeping) -> list[Path]:
     """Compress sealed segments with gzip; return the new files.
 
     Hashes cover the plain bytes, so nothing else changes.
@@ -82,7 +82,7 @@ def pack(audit: AuditLogger) -> list[Path]:
     return packed
 
 
-def hold(audit: AuditLogger, name: str, first: int, last: int) -> None:
+def hold(audit: Keeping, name: str, first: int, last: int) -> None:
     """Keep lines first to last whatever `prune` is told, until `release`."""
     if not name or not 1 <= first <= last:
         raise ValueError(
@@ -93,7 +93,7 @@ def hold(audit: AuditLogger, name: str, first: int, last: int) -> None:
     _write_holds(audit.path, [*kept, (name, first, last)])
 
 
-def release(audit: AuditLogger, name: str) -> None:
+def release(audit: Keeping, name: str) -> None:
     """End a hold.
 
     Raises:
@@ -123,7 +123,7 @@ def _write_holds(folder: Path, entries: Iterable[tuple[str, int, int]]) -> None:
     Files().replace(folder / HOLDS, json.dumps(list(entries)).encode() + b"\n")
 
 
-def _check_tiles(audit: AuditLogger, doomed: list[tuple[Segment, int]]) -> None:
+def _check_tiles(audit: Keeping, doomed: list[tuple[Segment, int]]) -> None:
     """Refuse to remove lines whose hashes are not safely in the tiles."""
     from maestro_audit_logger._checkpoints import latest_note
     from maestro_audit_logger._merkle import leaf_hashes

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,18 +43,12 @@ class Segment:
 
     def read(self) -> bytes:
         """Return all plain bytes."""
-        data = self.path.read_bytes()
-        if not self.packed:
-            return data
-        try:
-            return gzip.decompress(data)
-        except (OSError, EOFError) as error:
-            raise LogDamaged(str(self.path), f"not a gzip file: {error}") from error
+        return b"".join(self._unpacked()) if self.packed else self.path.read_bytes()
 
     def chunks(self, limit: int | None = None) -> Iterator[bytes]:
         """Yield the plain bytes in pieces, up to `limit` of them."""
         if self.packed:
-            yield self.read()
+            yield from self._unpacked()
             return
         with self.path.open("rb") as file:
             left = limit
@@ -64,6 +59,14 @@ class Segment:
                 if left is not None:
                     left -= len(piece)
                 yield piece
+
+    def _unpacked(self) -> Iterator[bytes]:
+        try:
+            with gzip.open(self.path) as file:
+                while piece := file.read(_CHUNK):
+                    yield piece
+        except (OSError, EOFError, zlib.error) as error:
+            raise LogDamaged(str(self.path), f"not a gzip file: {error}") from error
 
     def lines(self, limit: int | None = None) -> Iterator[tuple[bytes, bool]]:
         """Yield each line without its newline; False for a last one that has none."""
