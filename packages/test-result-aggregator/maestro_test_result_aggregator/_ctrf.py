@@ -81,7 +81,8 @@ def from_ctrf(test: Mapping[str, Any]) -> TestResult:
         suite = (suite,)
     name = str(test["name"])
     fields: dict[str, Any] = {
-        "id": extra.get("maestro.id") or "::".join([*suite, name]),
+        "id": extra.get("maestro.id")
+        or (name if suite and name.startswith(suite[0]) else "::".join([*suite, name])),
         "name": name,
         "outcome": _outcome(test, extra),
         "duration": _seconds(test, extra),

@@ -48,6 +48,8 @@ def read_nunit(source: Source) -> Iterator[TestResult]:
         outcome = _NUNIT.get(label.lower()) or _NUNIT.get(word.lower(), "other")
         if word.lower() == "failed" and outcome == "passed":
             outcome = "failed"
+        if "timeout" in label.lower():
+            outcome = "timeout"
         full = node.get("fullname") or node.get("name")
         message = node.textat("failure", "message") or node.textat("reason", "message")
         yield _filled({
@@ -96,7 +98,6 @@ def read_xunit(source: Source) -> Iterator[TestResult]:
             "stdout": node.textat("output"), "raw_status": node.get("result"),
             "tags": tuple(t.get("value") for t in traits if t.get("name") == "Category"),
         })  # fmt: skip
-    # Class and assembly fixtures that failed are no test of their own in the report.
 
 
 def read_trx(source: Source) -> Iterator[TestResult]:
@@ -113,6 +114,8 @@ def read_trx(source: Source) -> Iterator[TestResult]:
             if method:
                 classes[node.get("id")] = (
                     method.get("className").partition(",")[0], method.get("name"))  # fmt: skip
+        elif node.tag == "Counters" and node.get("total").isdigit():
+            source.declared["tests"] = int(node.get("total"))
         elif node.tag == "UnitTestResult" and not node.above("UnitTestResult"):
             waiting.append(node)
     for node in waiting:

@@ -348,13 +348,17 @@ def _allure(made: Json, source: Source) -> Iterator[TestResult]:
     labels = [(label.get("name"), str(label.get("value"))) for label in made.get("labels") or ()]
     parameters = {p["name"]: p.get("value") for p in made.get("parameters") or () if not p.get("excluded")}
     key = made.get("fullName") or made["name"]
+    outcome = _ALLURE.get(made["status"], "other")
+    said = details.get("message") or ""
+    if said.startswith(("XFAIL", "XPASS")):  # allure-pytest has no words of its own
+        outcome = "xfailed" if said.startswith("XFAIL") else "xpassed"
     if parameters:
         key += "[" + ", ".join(f"{k}={v}" for k, v in sorted(parameters.items())) + "]"
     yield _clean({
-        "id": stable(key), "name": made["name"], "outcome": _ALLURE.get(made["status"], "other"),
+        "id": stable(key), "name": made["name"], "outcome": outcome,
         "duration": (stop - start) / 1000 if start and stop else 0.0, "start": moment(start),
         "suite": tuple(v for n, v in labels if n in ("parentSuite", "suite", "subSuite")),
-        "message": first_line(details.get("message") or ""), "trace": details.get("trace"),
+        "message": first_line(said), "trace": details.get("trace"),
         "tags": tuple(v for n, v in labels if n == "tag"), "parameters": parameters,
         "worker": next((v for n, v in labels if n == "thread"), None), "raw_status": made["status"],
         "properties": {n: v for n, v in labels if n in ("epic", "feature", "story", "owner", "severity")},

@@ -106,13 +106,14 @@ class _Reader:
         name = case.get("name", "")
         group = case.get("classname")
         try:
-            self.seen = case["time"]
-            duration = float(self.seen)
+            text = case["time"]
+            duration = float(text)
+            self.seen = text
             if not 0 <= duration < 1e9:
                 duration = self.seconds(case)
         except (KeyError, ValueError):
             duration = self.seconds(case)
-        if group and len(case) == (3 if "time" in case else 2):
+        if group and group != name and len(case) == (3 if "time" in case else 2):
             key = f"{group}::{name}"
             if "0x" in key:
                 key = stable(key)
@@ -143,6 +144,8 @@ class _Reader:
         suite = self.suites[-1] if self.suites else {}
         name = case.get("name") or case.get("id") or "(unnamed)"
         group = case.get("classname") or case.get("class") or (self.names[-1] if self.names else "")
+        if group == name and self.names:  # jest-junit's default
+            group = self.names[-1]
         fields: dict[str, Any] = {
             "id": stable(f"{group}::{name}" if group else name), "name": name,
             "outcome": "passed", "duration": self.seconds(case), "suite": self.names,
@@ -177,7 +180,7 @@ class _Reader:
                     number=0, outcome=_AGAIN[tag],  # type: ignore[arg-type]  # the table holds outcomes
                     duration=self.seconds(attrs) if attrs.get("time") else 0.0,
                     start=moment(attrs.get("timestamp")),
-                    message=attrs.get("message") or attrs.get("type") or first_line(text),
+                    message=first_line(attrs.get("message") or attrs.get("type") or text) or None,
                     trace=inner or text.strip() or None,
                 ))  # fmt: skip
                 inner = ""
@@ -226,10 +229,13 @@ class _Reader:
         fields["outcome"] = outcome
         if kind and kind not in message and outcome not in ("skipped", "xfailed"):
             message = f"{kind}: {message}" if message else kind
-        if message:
-            fields["message"] = message
-        if text.strip():
-            fields["trace"] = text.strip("\n")
+        line, rest = first_line(message), text.strip("\n")
+        if line:
+            fields["message"] = line
+        if line != message.strip() and message not in rest:  # more than one line
+            rest = f"{message}\n{rest}".strip("\n")
+        if rest.strip():
+            fields["trace"] = rest
 
     def unfinished(self) -> str:
         if self.case is None:

@@ -12,6 +12,7 @@ _POINT = re.compile(r"( *)(not )?ok\b(?: +(\d+))?(?: +- | +)?(.*)\Z")
 _DIRECTIVE = re.compile(r"(?i)(?<!\\)#\s*(skip|todo)\S*\s*(.*)\Z")
 _PLAN = re.compile(r"( *)1\.\.(\d+)\s*(?:#\s*(.*))?\Z")
 _SUBTEST = re.compile(r"( *)# Subtest: (.*)\Z")
+_TOOK = re.compile(r"\s*#\s*time=([\d.]+)(ms|s)?\s*\Z")
 _PAIR = re.compile(r"\s*['\"]?([\w.]+)['\"]?:\s*(.*)\Z")
 
 
@@ -44,7 +45,12 @@ def read_tap(source: Source) -> Iterator[TestResult]:
             depth = len(match[1])
             if not depth:
                 seen += 1
-            pending = _point(match, [n for d, n in names if d < depth])
+            above = [n for d, n in names if d < depth]
+            pending = _point(match, above)
+            if match[4].rstrip().endswith("{"):  # its children follow, in braces
+                names = [n for n in names if n[0] < depth] + [(depth, pending["name"])]
+                pending = None
+                continue
             pending["depth"] = depth
             if depth:
                 children.update((d, n) for d, n in names if d < depth)
@@ -73,7 +79,11 @@ def _plain(text: str) -> str:
 
 def _point(match: re.Match[str], above: list[str]) -> dict[str, Any]:
     text = match[4]
-    fields: dict[str, Any] = {"outcome": "failed" if match[2] else "passed"}
+    fields: dict[str, Any] = {"outcome": "failed" if match[2] else "passed", "duration": 0.0}
+    text = text.rstrip().removesuffix("{").rstrip()
+    if took := _TOOK.search(text):
+        text = text[: took.start()]
+        fields["duration"] = float(took[1]) / (1000 if took[2] == "ms" else 1)
     if directive := _DIRECTIVE.search(text):
         text = text[: directive.start()]
         skip = directive[1].lower() == "skip"
@@ -81,7 +91,7 @@ def _point(match: re.Match[str], above: list[str]) -> dict[str, Any]:
         if reason := directive[2].strip().strip("-").strip():
             fields["message"] = reason
     name = _plain(text) or f"(test {match[3] or '?'})"
-    return {"id": stable(" > ".join([*above, name])), "name": name, "duration": 0.0,
+    return {"id": stable(" > ".join([*above, name])), "name": name,
             "suite": tuple(above), **fields}  # fmt: skip
 
 
