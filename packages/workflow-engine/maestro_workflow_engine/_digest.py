@@ -23,25 +23,20 @@ def shape_of(nodes: Sequence[Node]) -> Shape:
         base = known.get(id(spec))
         if base is None:
             base = known[id(spec)] = spec_digest(spec)
-        digests.append(_node_digest(node, base, names))
-    return Shape(
-        names=names,
-        digests=digests,
-        needs=[list(node.needs) for node in nodes],
-    )
+        if node.when is True and node.mapping is None and not node.kwargs:
+            given = [a.index for a in node.args if type(a) is Ref and not a.path]
+            if len(given) == len(node.args) and (*given,) == node.needs:
+                # Its arguments are what it waits for: `Shape.needs` has those.
+                digests.append(base)
+                continue
+        digests.append(_node_digest(node, base))
+    return Shape(names=names, digests=digests, needs=[node.needs for node in nodes])
 
 
-def _node_digest(node: Node, base: str, names: Sequence[str]) -> str:
-    """Hash one step. By names, not positions: a new step must not change the others."""
-    plain = node.when is True and not node.mapping and not node.kwargs
-    if plain and all(type(a) is Ref and not a.path for a in node.args):
-        parts = "\0".join(
-            [base, *[names[i] for i in node.needs], "", *[a.name for a in node.args]]
-        )
-    else:
-        needs = [names[i] for i in node.needs]
-        parts = _encode([base, needs, node.args, node.kwargs, node.when, node.mapping])
-    return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
+def _node_digest(node: Node, base: str) -> str:
+    """Hash what a step is called with, and when."""
+    text = _encode([base, node.args, node.kwargs, node.when, node.mapping])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def spec_digest(spec: Spec) -> str:

@@ -439,17 +439,7 @@ class WorkflowEngine:
         journal.commit(
             info,
             [
-                (
-                    info.key,
-                    step,
-                    past.tries.get(step, 0),
-                    kind,
-                    now,
-                    None,
-                    None,
-                    None,
-                    note,
-                )
+                (step, past.tries.get(step, 0), kind, now, None, None, None, note)
                 for kind, step, note in rows
             ],
         )
@@ -463,12 +453,10 @@ class WorkflowEngine:
         from ._digest import shape_of
 
         new = shape_of(built.nodes)
-        if new.whole() == info.digest:
+        if new.pack()[0] == info.digest:
             return None
-        old = journal.shape(info.key)
-        before = dict(zip(old.names, old.digests, strict=True))
-        after = dict(zip(new.names, new.digests, strict=True))
-        if not accept_changes:
+        before, after = journal.shape(info.key).marks(), new.marks()
+        if before != after and not accept_changes:
             raise ChangedError(
                 info.id,
                 changed=[n for n in after if n in before and before[n] != after[n]],

@@ -19,6 +19,8 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, repeat
+from operator import add
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -37,7 +39,8 @@ from .errors import (
 
 VERSION = 1
 INLINE_BYTES = 4_096  # larger results go to the folder of objects
-HISTORY = 9  # durations remembered per step
+HISTORY = 9  # durations of a step that count
+HISTORY_RUNS = 27  # runs of a workflow whose durations are kept
 LEASE_SECONDS = 15.0
 
 _SCHEMA = """
@@ -56,14 +59,19 @@ CREATE TABLE control(
   seq INTEGER PRIMARY KEY, run INTEGER NOT NULL, verb TEXT NOT NULL,
   argument TEXT, at REAL NOT NULL);
 CREATE TABLE duration(
-  workflow TEXT NOT NULL, step TEXT NOT NULL, run INTEGER NOT NULL,
-  seconds REAL NOT NULL, PRIMARY KEY(workflow, step, run)) WITHOUT ROWID;
+  workflow TEXT NOT NULL, run INTEGER NOT NULL, seconds BLOB NOT NULL,
+  PRIMARY KEY(workflow, run)) WITHOUT ROWID;
 CREATE TABLE cache(key TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL)
   WITHOUT ROWID;
 CREATE INDEX control_run ON control(run, seq);
 """
 
-Row = tuple[int, str, int, str, float, float | None, str | None, str | None, str | None]
+# step, attempt, kind, at, seconds, worker, value, note
+Row = tuple[str, int, str, float, float | None, str | None, str | None, str | None]
+_INSERT = (
+    "INSERT INTO event(run,seq,step,attempt,kind,at,seconds,worker,value,note) "
+    "VALUES(?,?,?,?,?,?,?,?,?,?)"
+)
 Durability = Literal["process", "power"]
 
 
@@ -113,18 +121,26 @@ class Shape:
 
     names: list[str]
     digests: list[str]
-    needs: list[list[int]]
+    needs: Sequence[Sequence[int]]
 
-    def whole(self) -> str:
-        """Return one digest over all steps."""
-        parts = sorted(zip(self.names, self.digests, strict=True))
-        text = "\n".join(f"{name}\0{digest}" for name, digest in parts)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def marks(self) -> dict[str, tuple[str, ...]]:
+        """Return for each step what changes when the step does.
 
-    def pack(self) -> bytes:
-        """Return the shape as the journal keeps it."""
+        By names, not positions: a new step must not change the others.
+        """
+        names = self.names
+        return {
+            name: (digest, *[names[i] for i in needs])
+            for name, digest, needs in zip(
+                names, self.digests, self.needs, strict=True
+            )
+        }
+
+    def pack(self) -> tuple[str, bytes]:
+        """Return one digest over all steps, and the shape as the journal keeps it."""
         body = {"names": self.names, "digests": self.digests, "needs": self.needs}
-        return zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 1)
+        text = json.dumps(body, separators=(",", ":")).encode()
+        return hashlib.sha256(text).hexdigest(), zlib.compress(text, 1)
 
     @classmethod
     def unpack(cls, body: bytes) -> Shape:
@@ -297,22 +313,25 @@ class Journal:
         shape: Shape,
         workers: int,
         executor: str,
+        rows: Sequence[Row] = (),
     ) -> RunInfo:
-        """Write a new run down, owned by this process."""
+        """Write a new run down, owned by this process, with events that it has had."""
         now = time.time()
+        digest, steps = shape.pack()
         with translated(self.path):
             try:
                 with self.transaction() as db:
-                    db.execute(
+                    key = db.execute(
                         "INSERT INTO run(id,workflow,source,params,digest,steps,workers,"
                         "executor,state,created,epoch,owner,lease_until) "
                         "VALUES(?,?,?,?,?,?,?,?,?,?,1,?,?)",
                         (
                             run_id, workflow, source, self._encode(dict(params)),
-                            shape.whole(), shape.pack(), workers, executor,
+                            digest, steps, workers, executor,
                             "running", now, owner_name(), now + LEASE_SECONDS,
                         ),
-                    )  # fmt: skip
+                    ).lastrowid  # fmt: skip
+                    db.executemany(_INSERT, map(add, zip(repeat(key), count(1)), rows))
             except sqlite3.IntegrityError:
                 raise JournalError(
                     self.path,
@@ -382,7 +401,7 @@ class Journal:
                 if shape is not None:
                     db.execute(
                         "UPDATE run SET digest=?,steps=? WHERE key=?",
-                        (shape.whole(), shape.pack(), info.key),
+                        (*shape.pack(), info.key),
                     )
         return self.info(run_id)
 
@@ -398,6 +417,16 @@ class Journal:
                 (key, after),
             )
             for row in rows:
+                if row[3] == "started" and not row[1]:  # a turn's starts
+                    first = row[0] - row[2] + 1
+                    for seq, (step, attempt) in enumerate(_starts(*row[7:]), first):
+                        if seq > after:
+                            yield JournalEvent(
+                                seq=seq, step=step, attempt=attempt, kind="started",
+                                at=row[4], seconds=None, worker=None, value=None,
+                                note=None,
+                            )  # fmt: skip
+                    continue
                 yield JournalEvent(
                     seq=row[0], step=row[1], attempt=row[2], kind=row[3], at=row[4],
                     seconds=row[5], worker=row[6], value=row[7], note=row[8],
@@ -408,18 +437,21 @@ class Journal:
         last = self.last_event(key)
         with translated(self.path):
             db = self._db
-            # One query a question: each result becomes a dict without a Python loop.
+            # One query a question: most results become a dict without a Python loop.
             rows = db.execute(
                 "SELECT step,value FROM event WHERE run=? AND kind='succeeded'", (key,)
             )
             succeeded = dict(rows)
-            tries = dict(
-                db.execute(
-                    "SELECT step,attempt FROM event WHERE run=? AND kind='started' "
-                    "ORDER BY seq",
-                    (key,),
-                )
-            )
+            tries: dict[str, int] = {}
+            for step, attempt, names, numbers in db.execute(
+                "SELECT step,attempt,value,note FROM event WHERE run=? AND "
+                "kind='started' ORDER BY seq",
+                (key,),
+            ):
+                if step:
+                    tries[step] = attempt
+                else:
+                    tries.update(_starts(names, numbers))
             ended = dict(
                 db.execute(
                     "SELECT step,attempt FROM event WHERE run=? AND kind IN "
@@ -456,20 +488,45 @@ class Journal:
             ).fetchone()
         return int(row[0])
 
-    def commit(self, info: RunInfo, rows: Sequence[Row]) -> None:
-        """Add a turn's events in one transaction, unless the run has a new owner."""
+    def commit(
+        self,
+        info: RunInfo,
+        rows: Sequence[Row],
+        starts: Sequence[tuple[str, int]] = (),
+        at: float = 0.0,
+    ) -> None:
+        """Add a turn's events in one transaction, unless the run has a new owner.
+
+        Args:
+            info: the run.
+            rows: what has ended.
+            starts: steps that start after that, each with its attempt, at time `at`.
+                They share a row: it is the one event that says nothing of its own.
+        """
+        key = info.key
         with translated(self.path), self.transaction() as db:
             self._guard(db, info)
-            owned = self._last.get(info.key)
+            owned = self._last.get(key)
             if owned is None or owned[0] != info.epoch:
-                owned = (info.epoch, self.last_event(info.key))
-            first = owned[1] + 1
+                owned = (info.epoch, self.last_event(key))
+            last = owned[1]
             db.executemany(
-                "INSERT INTO event(run,seq,step,attempt,kind,at,seconds,worker,value,note) "
-                "VALUES(?,?,?,?,?,?,?,?,?,?)",
-                [(row[0], seq, *row[1:]) for seq, row in enumerate(rows, first)],
+                _INSERT, map(add, zip(repeat(key), count(last + 1)), rows)
             )
-        self._last[info.key] = (info.epoch, owned[1] + len(rows))
+            last += len(rows)
+            if starts:
+                last += len(starts)  # the row has the number of its last event
+                db.execute(_INSERT, (key, last, *self._together(starts, at)))
+        self._last[key] = (info.epoch, last)
+
+    def _together(self, starts: Sequence[tuple[str, int]], at: float) -> Row:
+        if len(starts) == 1:
+            return (*starts[0], "started", at, None, None, None, None)
+        names = self._encode([step for step, _ in starts])
+        numbers = None
+        if any(number != 1 for _, number in starts):
+            numbers = self._encode([number for _, number in starts])
+        return ("", len(starts), "started", at, None, None, names, numbers)
 
     def _guard(self, db: sqlite3.Connection, info: RunInfo) -> None:
         row = db.execute("SELECT epoch FROM run WHERE key=?", (info.key,)).fetchone()
@@ -592,21 +649,32 @@ class Journal:
         found: dict[str, list[float]] = {}
         with translated(self.path):
             rows = self._db.execute(
-                "SELECT step,seconds FROM duration WHERE workflow=? ORDER BY step,run DESC",
+                "SELECT seconds FROM duration WHERE workflow=? ORDER BY run DESC",
                 (workflow,),
             )
-            for step, length in rows:
-                times = found.setdefault(step, [])
-                if len(times) < HISTORY:
-                    times.append(length)
+            for (body,) in rows:
+                for step, length in json.loads(zlib.decompress(body)).items():
+                    times = found.setdefault(step, [])
+                    if len(times) < HISTORY:
+                        times.append(length)
         return {step: sorted(times)[len(times) // 2] for step, times in found.items()}
 
     def remember(self, info: RunInfo, times: Iterable[tuple[str, float]]) -> None:
-        """Add a run's durations to the history that plans use."""
+        """Add a run's durations to the history that plans use, and drop the oldest."""
+        one = (info.workflow, info.key)
         with translated(self.path), self.transaction() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO duration VALUES(?,?,?,?)",
-                ((info.workflow, step, info.key, length) for step, length in times),
+            row = db.execute(
+                "SELECT seconds FROM duration WHERE workflow=? AND run=?", one
+            ).fetchone()
+            # A resumed run adds to what it took before.
+            known = json.loads(zlib.decompress(row[0])) if row else {}
+            known.update(times)
+            body = zlib.compress(self._encode(known).encode(), 1)
+            db.execute("INSERT OR REPLACE INTO duration VALUES(?,?,?)", (*one, body))
+            db.execute(
+                "DELETE FROM duration WHERE workflow=? AND run<=(SELECT run FROM "
+                "duration WHERE workflow=? ORDER BY run DESC LIMIT 1 OFFSET ?)",
+                (info.workflow, info.workflow, HISTORY_RUNS),
             )
 
     def cached(self, key: str) -> str | None:
@@ -625,6 +693,13 @@ class Journal:
                 "INSERT OR REPLACE INTO cache VALUES(?,?,?)",
                 ((key, value, now) for key, value in entries),
             )
+
+
+def _starts(names: str, numbers: str | None) -> Iterator[tuple[str, int]]:
+    """Read back what one row says about several starts."""
+    return zip(
+        json.loads(names), json.loads(numbers) if numbers else repeat(1), strict=False
+    )
 
 
 @contextlib.contextmanager

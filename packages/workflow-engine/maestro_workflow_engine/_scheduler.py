@@ -110,8 +110,9 @@ class Scheduler:
         self._info = info
         self._listener = listener
         self._silent = journal is None and listener is None
-        self._key = info.key if info is not None else 0
+        self._epoch = info.epoch if info is not None else 0
         self._rows: list[Row] = []
+        self._starts: list[tuple[str, int]] = []
         self._cache = cache if cache is not None else {}
         self._cache_keys: dict[int, str] = {}
         self._cache_rows: list[tuple[str, str]] = []
@@ -120,6 +121,7 @@ class Scheduler:
         self._stay = stay
         self._batching = batching
         self._special = bytearray()
+        self._kinds: set[str] = set()
         self._group: list[int] | None = None
         self._groups = 0
         self._upset: dict[int, int] = {}
@@ -163,17 +165,22 @@ class Scheduler:
         self._grow(count)
         if self._group is not None:
             self._group += [self._groups] * count
-        special = {
-            key: self._is_special(spec)
+        odd = {
+            key
             for key, spec in {id(node.spec): node.spec for node in nodes}.items()
+            if self._is_special(spec)
         }
         self._special[shift:] = bytes(
-            special[id(n.spec)] or n.when is not True or n.mapping is not None
-            for n in nodes
+            [
+                n.when is not True or n.mapping is not None or id(n.spec) in odd
+                for n in nodes
+            ]
         )
-        self.index.update(
-            zip([n.name for n in nodes], range(shift, shift + count), strict=False)
-        )
+        if shift or len(workflow.index) != count:
+            names = [n.name for n in nodes]
+            self.index.update(zip(names, range(shift, shift + count), strict=False))
+        else:
+            self.index = workflow.index.copy()
         self._recall(shift)
         state, waits = self.state, self.waits
         self._arrived += [
@@ -190,8 +197,11 @@ class Scheduler:
         self.worker += [""] * count
 
     def _is_special(self, spec: Spec) -> bool:
-        if spec.timeout is not None:
-            self._batching = False  # a queued attempt's clock would run already
+        self._kinds.add(spec.kind)
+        if spec.timeout is not None or spec.once:
+            # A queued attempt's clock would run already; and after a crash a `once`
+            # step that had only waited its turn would look as if it had begun.
+            self._batching = False
         return spec.kind not in _RUNNABLE or spec.run_on != "success" or spec.cache
 
     def _estimates(self, nodes: Sequence[Node]) -> list[float]:
@@ -298,9 +308,9 @@ class Scheduler:
             return []
         room = self.workers
         if self._batching and self._mean < 0.002:
-            # Very short steps: a few more in flight, so that workers never wait for
+            # Very short steps: as many as take 4 ms, so that workers never wait for
             # the next turn and a transaction covers many steps.
-            room *= 16 if self._mean < 0.0003 else 2
+            room *= min(64, int(0.004 / max(self._mean, 1e-6)))
         room -= len(self._running)
         starts: list[Attempt] = []
         take = self._dispatcher.take
@@ -335,7 +345,7 @@ class Scheduler:
         number = self.tries[index] = self.tries[index] + 1
         attempt = Attempt(
             self.run_id, index, node.name, number, spec, args, kwargs,
-            node.when is _CHUNK, self._info.epoch if self._info is not None else 0,
+            node.when is _CHUNK, self._epoch,
         )  # fmt: skip
         if spec.wants_ctx:
             attempt.flag = []
@@ -353,7 +363,9 @@ class Scheduler:
         self.state[index] = m.RUNNING
         self._running[index] = attempt
         if not self._silent:
-            self._log(node.name, number, "started")
+            self._starts.append((node.name, number))
+            if self._listener is not None:
+                self._tell(node.name, number, "started", self._now())
         return attempt
 
     def _launch(self, starts: list[Attempt]) -> None:
@@ -364,8 +376,7 @@ class Scheduler:
                 if attempt.spec.timeout is not None:
                     due = now + attempt.spec.timeout
                     heappush(self._deadlines, (due, attempt.index, attempt))
-        kind = starts[0].spec.kind
-        if len(starts) == 1 or all(attempt.spec.kind == kind for attempt in starts):
+        if len(starts) == 1 or len(self._kinds) == 1:
             self._executor_of(starts[0].spec).start(starts, put)
             return
         batches: dict[str, list[Attempt]] = {}
@@ -770,12 +781,16 @@ class Scheduler:
                         return
                 if index in self._cache_keys:
                     self._cache_rows.append((self._cache_keys.pop(index), text))
-            length = self.ended[index] - self.started[index] if attempt else None
-            at = self.ended[index] if attempt else None
-            self._log(
-                name, number, "succeeded", at=at, seconds=length,
-                worker=self.worker[index] or None, value=text, note=note,
-            )  # fmt: skip
+            at, length = self._now(), None
+            if attempt is not None:
+                at = self.ended[index]
+                length = at - self.started[index]
+            worker = self.worker[index] or None
+            if self._journal is not None:
+                row = (name, number, "succeeded", at, length, worker, text, note)
+                self._rows.append(row)
+            if self._listener is not None:
+                self._tell(name, number, "succeeded", at, length, worker, note)
         elif index in self._cache_keys:
             self._cache[self._cache_keys.pop(index)] = value
         if not m.MOVES[self.state[index] * 16 + m.SUCCEEDED]:
@@ -907,6 +922,7 @@ class Scheduler:
                 Text(a) if isinstance(a, str) and "${" in a else a for a in args
             )
             # Always: one that fails must not keep the others from being undone.
+            self._is_special(undo)
             self.nodes.append(Node(name, _always(undo), args, None, before, before))
             self.index[name] = len(self.nodes) - 1
             before = (len(self.nodes) - 1,)
@@ -955,29 +971,37 @@ class Scheduler:
             return
         if at is None:
             at = self._now()
-        if self._key:
-            self._rows.append(
-                (self._key, step, attempt, kind, at, seconds, worker, value, note)
-            )
+        if self._journal is not None:
+            self._rows.append((step, attempt, kind, at, seconds, worker, value, note))
         if self._listener is not None:
-            self._listener(
-                Event(
-                    run_id=self.run_id,
-                    step=step,
-                    attempt=attempt,
-                    kind=kind,
-                    at=at,
-                    note=note,
-                    seconds=seconds,
-                    worker=worker,
-                )
+            self._tell(step, attempt, kind, at, seconds, worker, note)
+
+    def _tell(
+        self,
+        step: str,
+        attempt: int,
+        kind: str,
+        at: float,
+        seconds: float | None = None,
+        worker: str | None = None,
+        note: str | None = None,
+    ) -> None:
+        assert self._listener is not None
+        self._listener(
+            Event(
+                run_id=self.run_id, step=step, attempt=attempt, kind=kind, at=at,
+                note=note, seconds=seconds, worker=worker,
             )
+        )  # fmt: skip
 
     def _flush(self) -> None:
         """Write this turn down, before anything that it starts begins."""
-        if self._rows and self._journal is not None and self._info is not None:
-            self._journal.commit(self._info, self._rows)
-            self._rows.clear()
+        rows, starts = self._rows, self._starts
+        if rows or starts:
+            if self._journal is not None and self._info is not None:
+                self._journal.commit(self._info, rows, starts, self._now())
+            rows.clear()
+            starts.clear()
         if self._cache_rows and self._journal is not None:
             self._journal.keep(self._cache_rows)
             self._cache_rows.clear()

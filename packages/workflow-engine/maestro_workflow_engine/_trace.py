@@ -89,11 +89,11 @@ def import_lines(journal: Journal, lines: Iterable[str]) -> str:
                 f"version {head['v']}, this package reads {EXPORT_VERSION}"
             )
         shape = Shape(names=head["names"], digests=head["digests"], needs=head["needs"])
-        info = journal.create(
-            head["id"], workflow=head["workflow"], source=head["source"],
-            params=head["params"], shape=shape, workers=head["workers"],
-            executor=head["executor"],
-        )  # fmt: skip
+        run: dict[str, Any] = {
+            name: head[name]
+            for name in ("workflow", "source", "params", "workers", "executor")
+        }
+        run_id, state = head["id"], head["state"]
         events = []
         for number, line in enumerate(rows, start=2):  # noqa: B007 - told in the error
             row = json.loads(line)
@@ -102,7 +102,6 @@ def import_lines(journal: Journal, lines: Iterable[str]) -> str:
                 value = journal.encode(row["step"], row["attempt"], row["value"])
             events.append(
                 (
-                    info.key,
                     row["step"],
                     row["attempt"],
                     row["kind"],
@@ -118,7 +117,8 @@ def import_lines(journal: Journal, lines: Iterable[str]) -> str:
             journal.path,
             f"line {number} of the import is not of an exported run: {error}",
         ) from error
-    journal.commit(info, events)
-    state = "interrupted" if head["state"] in ("running", "paused") else head["state"]
+    info = journal.create(run_id, shape=shape, rows=events, **run)
+    if state in ("running", "paused"):
+        state = "interrupted"
     journal.finish(info, state)
     return info.id

@@ -267,9 +267,13 @@ def test_a_background_run_can_be_paused_continued_and_cancelled():
         assert not handle.done
         handle.resume()
         assert handle.wait(10).check()["double"] == 2
+        go.clear()
+        begun.clear()
         handle = engine.start(flow)
+        assert begun.wait(10)
         handle.cancel()
         run = handle.wait(10)
+        go.set()
     assert run.state == "cancelled"
     with pytest.raises(RunNotFinishedError, match="cancelled"):
         run.check()

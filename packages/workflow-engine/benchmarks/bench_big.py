@@ -1,0 +1,162 @@
+"""Big runs: a million steps, and a journal of a million events opened and resumed.
+
+python bench_big.py [--short] [--json FILE]
+
+Each measurement has a process of its own, so that its peak of memory is its own.
+CPU is the process's user and system time: on a machine that does other work too, the
+time on the clock says more about that work. There is no peer at this size.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from maestro_workflow_engine import Workflow, WorkflowEngine, step
+
+
+@step
+def noop(*before):
+    return None
+
+
+@step
+def last(*before):
+    raise ValueError("so that there is something to resume")
+
+
+def layers(count, width=100):
+    """`count` steps in layers, two needs each."""
+    flow = Workflow("big")
+    before = []
+    while len(flow) < count:
+        before = [
+            flow.add(noop, *((before[i], before[(i + 7) % width]) if before else ()))
+            for i in range(width)
+        ]
+    return flow, before
+
+
+def clock():
+    return time.perf_counter(), time.process_time()
+
+
+def since(began):
+    now = clock()
+    return {"wall": now[0] - began[0], "cpu": now[1] - began[1]}
+
+
+def measure_steps(count, _):
+    began = clock()
+    flow, _ = layers(count)
+    with WorkflowEngine("threads:4") as engine:
+        run = engine.run(flow)
+    assert run.counts == {"succeeded": count}
+    return since(began)
+
+
+def measure_plan(count, _):
+    flow, _ = layers(count)
+    found = []
+    for _ in range(3):
+        flow._graph = None  # planned anew each time
+        began = clock()
+        flow.plan(8).makespan(8)
+        found.append(since(began))
+    return min(found, key=lambda one: one["wall"])
+
+
+def failing(count):
+    flow, before = layers(count)
+    flow.add(last, *before)
+    return flow
+
+
+def write_journal(count, path):
+    with WorkflowEngine("inline", journal=path) as engine:
+        assert engine.run(failing(count), run_id="r").state == "failed"
+    return {}
+
+
+def measure_resume(count, path):
+    """Open the journal and take the run up, to where its last step runs again."""
+    flow = failing(count)
+    began = clock()
+    with WorkflowEngine("inline", journal=path) as engine:
+        run = engine.resume("r", flow)
+        figures = since(began)
+        assert run.step("last").attempts == 2
+        figures["events"] = engine.journal.last_event(1)
+    return figures
+
+
+MEASURES = {
+    f.__name__: f for f in (measure_steps, measure_plan, write_journal, measure_resume)
+}
+
+
+def apart(measure, count, path=""):
+    """Run one measurement in a process of its own."""
+    command = [sys.executable, __file__, "--only", measure, str(count), path]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return json.loads(out)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--json")
+    parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        name, count, path = args.only
+        figures = MEASURES[name](int(count), path)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({**figures, "MB": peak}))
+        return
+    scale = 20 if args.short else 1
+    million, planned = 1_000_000 // scale, 100_000 // scale
+    rows = []
+
+    def row(work, unit, value, target):
+        met = value <= target
+        rows.append(
+            {
+                "work": work, "unit": unit, "peer": "", "peer_value": None,
+                "ours": value, "ratio": None, "spread": 0.0, "target": target,
+                "met": met, "direction": "lower",
+            }
+        )  # fmt: skip
+        print(f"{work:52} {value:9.2f} {unit:3} (target {target})")
+
+    figures = apart("measure_steps", million)
+    row(f"{million} steps defined and run, 4 threads, wall", "s", figures["wall"], 60)
+    row(f"{million} steps defined and run, 4 threads, CPU", "s", figures["cpu"], 60)
+    row(f"{million} steps, peak memory", "MB", figures["MB"], 1024)
+    figures = apart("measure_plan", planned)
+    row(f"{planned} steps planned, wall", "s", figures["wall"], 0.5)
+    row(f"{planned} steps planned, CPU", "s", figures["cpu"], 0.5)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "runs.db"))
+        apart("write_journal", million // 2, path)
+        figures = apart("measure_resume", million // 2, path)
+    events = figures["events"]
+    row(f"journal of {events} events resumed, wall", "s", figures["wall"], 2)
+    row(f"journal of {events} events resumed, CPU", "s", figures["cpu"], 2)
+    result = {
+        "benchmark": "big", "rows": rows,
+        "versions": {"python": platform.python_version()},
+        "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
+    }  # fmt: skip
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
