@@ -6,7 +6,7 @@ Simulators draw flaky rates as measured by others, add regressions that last, an
 outages that hit many tests at once, then every score ranks the same tests. Rates of
 the first follow the share of flaky tests by failure rate that reruns of 24 Java
 projects gave (Alshammari et al., "FlakeFlagger", ICSE 2021): a bit over half fail in
-at most 1 of 100 runs. The second has other rates, longer regressions, more outages.
+at most 1 of 100 runs, and 3.6 % of the tests are flaky. The second has other rates, longer regressions, more outages.
 Seeds are fixed. AP is averaged over the seeds.
 """
 
@@ -26,10 +26,10 @@ from maestro_test_result_aggregator.testing import Simulation, histories
 RATES = [0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.01,
          0.015, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.5]  # fmt: skip
 SIMULATIONS = {
-    "first": Simulation(rates=RATES, tests=3000, flaky=0.05),
-    "first, 2 runs a commit": Simulation(rates=RATES, tests=3000, flaky=0.05, per_commit=2),
-    "first, 30 runs": Simulation(rates=RATES, tests=3000, flaky=0.05, runs=30),
-    "first, 300 runs": Simulation(rates=RATES, tests=3000, flaky=0.05, runs=300),
+    "first": Simulation(rates=RATES, tests=3000, flaky=0.036),
+    "first, 2 runs a commit": Simulation(rates=RATES, tests=3000, flaky=0.036, per_commit=2),
+    "first, 30 runs": Simulation(rates=RATES, tests=3000, flaky=0.036, runs=30),
+    "first, 300 runs": Simulation(rates=RATES, tests=3000, flaky=0.036, runs=300),
     "second": Simulation(
         rates=[0.003, 0.01, 0.02, 0.05, 0.1, 0.3], tests=3000, flaky=0.02, regressions=0.1,
         commits_broken=8.0, outages=0.05, outage_share=0.3,
@@ -44,7 +44,9 @@ def entropy(failed: Sequence[bool]) -> float:
 
 
 def flips(failed: Sequence[bool]) -> float:
-    return sum(a != b for a, b in zip(failed, failed[1:], strict=False)) / (len(failed) - 1)
+    return sum(a != b for a, b in zip(failed, failed[1:], strict=False)) / (
+        len(failed) - 1
+    )
 
 
 def allure(failed: Sequence[bool]) -> float:
@@ -82,7 +84,9 @@ def average_precision(scores: Sequence[float], truth: Sequence[bool]) -> float:
 def scores(simulation: Simulation, seed: int) -> dict[str, float]:
     made = list(histories(simulation, seed=seed))
     truth = [flaky for flaky, _ in made]
-    shares = [sum(f[run] for _, f in made) / len(made) for run in range(simulation.runs)]
+    shares = [
+        sum(f[run] for _, f in made) / len(made) for run in range(simulation.runs)
+    ]
     weights = outage_weights(shares)
     ours = [
         judge([
@@ -110,13 +114,22 @@ def main() -> None:
         print(f"\n{name}: {simulation}, seeds {list(seeds)}")
         runs = [scores(simulation, seed) for seed in seeds]
         ours = sum(r["ours"] for r in runs) / len(runs)
-        print(f"  {'ours':26}{ours:.3f}   (flaky tests that failed at all: {sum(r['seen'] for r in runs) / len(runs):.0%})")
+        print(
+            f"  {'ours':26}{ours:.3f}   (flaky tests that failed at all: {sum(r['seen'] for r in runs) / len(runs):.0%})"
+        )
         for peer in PEERS:
             value = sum(r[peer] for r in runs) / len(runs)
             ratios = sorted(r["ours"] / max(r[peer], 1e-9) for r in runs)
             target = TARGETS.get(peer) if name in ("first", "second") else None
             ratio = ours / max(value, 1e-9)
-            print(f"  {peer:26}{value:.3f}   ours is {ratio:.2f}x" + ("" if target is None else f", target {target}x {'met' if ratio >= target else 'MISSED'}"))
+            print(
+                f"  {peer:26}{value:.3f}   ours is {ratio:.2f}x"
+                + (
+                    ""
+                    if target is None
+                    else f", target {target}x {'met' if ratio >= target else 'MISSED'}"
+                )
+            )
             rows.append({
                 "work": f"average precision, {name}", "unit": "AP", "peer": peer, "peer_value": value,
                 "ours": ours, "ratio": ratio, "spread": ratios[-1] - ratios[0], "target": target,

@@ -86,7 +86,9 @@ class Trend:
 class Run:
     """One run, with questions about it. Made by `ingest` and `run`."""
 
-    def __init__(self, owner: "TestResultAggregator", info: RunInfo, *, added: bool = True) -> None:
+    def __init__(
+        self, owner: "TestResultAggregator", info: RunInfo, *, added: bool = True
+    ) -> None:
         self._owner = owner
         self.info = info
         self.added = added
@@ -177,7 +179,11 @@ class TestResultAggregator:
         priors: Priors | None = None,
         owners: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.store = store if isinstance(store, History) else History(Path(store) if store is not None else None)
+        self.store = (
+            store
+            if isinstance(store, History)
+            else History(Path(store) if store is not None else None)
+        )
         self.quarantine = Quarantine()
         self.owners = Owners.load(owners) if owners is not None else Owners()
         self._clock = clock
@@ -238,10 +244,26 @@ class TestResultAggregator:
         )  # fmt: skip
         return Run(self, self.store.run(name), added=added)
 
-    def add(self, results: Iterable[TestResult], *, run_id: str, started: float | None = None, commit: str = "", branch: str = "", shard: str = "") -> Run:
+    def add(
+        self,
+        results: Iterable[TestResult],
+        *,
+        run_id: str,
+        started: float | None = None,
+        commit: str = "",
+        branch: str = "",
+        shard: str = "",
+    ) -> Run:
         """Keep results that are at hand as one run."""
         when = self._clock() if started is None else started
-        self.store.record(results, run_id=run_id, started=when, commit=commit, branch=branch, shard=shard)
+        self.store.record(
+            results,
+            run_id=run_id,
+            started=when,
+            commit=commit,
+            branch=branch,
+            shard=shard,
+        )
         return self.run(run_id)
 
     def run(self, run_id: str | None = None) -> Run:
@@ -257,11 +279,20 @@ class TestResultAggregator:
             raise RunNotFound(self.store.path, "(latest)")
         return Run(self, latest[0])
 
-    def history(self, test: str, *, last: int = 100, branch: str | None = None) -> list[Execution]:
+    def history(
+        self, test: str, *, last: int = 100, branch: str | None = None
+    ) -> list[Execution]:
         """Return the last executions of a test, oldest first."""
         return self.store.of_test(test, last=last, branch=branch)
 
-    def flaky(self, *, branch: str | None = None, last: int = 100, classes: Sequence[FlakeClass] | None = ("flaky",), until: RunInfo | None = None) -> list[Flake]:
+    def flaky(
+        self,
+        *,
+        branch: str | None = None,
+        last: int = 100,
+        classes: Sequence[FlakeClass] | None = ("flaky",),
+        until: RunInfo | None = None,
+    ) -> list[Flake]:
         """Return tests by how probably they are flaky, highest first.
 
         Args:
@@ -274,9 +305,15 @@ class TestResultAggregator:
         """
         runs = self.store.runs(branch=branch, last=None if until else last)
         if until:
-            runs = [r for r in runs if (r.started, r.number) <= (until.started, until.number)][-last:]
+            runs = [
+                r
+                for r in runs
+                if (r.started, r.number) <= (until.started, until.number)
+            ][-last:]
         found = [
-            flake for flake in self._judged(runs) if classes is None or flake.class_ in classes
+            flake
+            for flake in self._judged(runs)
+            if classes is None or flake.class_ in classes
         ]
         return sorted(found, key=lambda f: (-f.score, -f.failures, f.test))
 
@@ -301,7 +338,8 @@ class TestResultAggregator:
                 if code == 1:
                     bad[at] += 1
         shares = [
-            b / max(r.counts.passed + r.counts.failed, 1) for b, r in zip(bad, runs, strict=True)
+            b / max(r.counts.passed + r.counts.failed, 1)
+            for b, r in zip(bad, runs, strict=True)
         ]
         weights = outage_weights(shares)
         commits = [run.commit for run in runs]
@@ -315,7 +353,9 @@ class TestResultAggregator:
         names = self.store.keys(histories)
         for test, known in histories.items():
             places = sorted(known)
-            verdict = judge([plain[at][known[at]] for at in places], priors=self._priors)
+            verdict = judge(
+                [plain[at][known[at]] for at in places], priors=self._priors
+            )
             key, file = names[test]
             yield Flake(
                 test=key, score=verdict.score, rate=verdict.rate, class_=verdict.class_,
@@ -332,7 +372,9 @@ class TestResultAggregator:
         made: dict[str, list[RunInfo]] = {}
         for run in runs:
             if run.started >= since:
-                made.setdefault(time.strftime("%Y-%m-%d", time.gmtime(run.started)), []).append(run)
+                made.setdefault(
+                    time.strftime("%Y-%m-%d", time.gmtime(run.started)), []
+                ).append(run)
         return [
             Trend(
                 day=day, runs=len(group), tests=sum(r.counts.tests for r in group),
@@ -342,13 +384,20 @@ class TestResultAggregator:
             for day, group in made.items()
         ]  # fmt: skip
 
-    def slowest(self, count: int = 20, *, run_id: str | None = None) -> list[tuple[str, float]]:
+    def slowest(
+        self, count: int = 20, *, run_id: str | None = None
+    ) -> list[tuple[str, float]]:
         """Return the slowest tests of a run (the latest without a name), with seconds."""
         executed = self.store.executed(self.run(run_id).run_id)
-        rows = sorted(((test, took) for test, (_, took) in executed.items()), key=lambda r: (-r[1], r[0]))
+        rows = sorted(
+            ((test, took) for test, (_, took) in executed.items()),
+            key=lambda r: (-r[1], r[0]),
+        )
         return rows[:count]
 
-    def regressions(self, *, branch: str | None = None, last: int = 50, **limits: Any) -> list[DurationChange]:
+    def regressions(
+        self, *, branch: str | None = None, last: int = 50, **limits: Any
+    ) -> list[DurationChange]:
         """Return tests that became slower or faster, largest change first.
 
         Args:
@@ -370,7 +419,9 @@ class TestResultAggregator:
         changes = [replace(change, test=names[test][0]) for test, change in found]
         return sorted(changes, key=lambda c: (-abs(c.after - c.before), c.test))
 
-    def compare(self, base: str, head: str, *, factor: float = 1.5, at_least: float = 0.5) -> Comparison:
+    def compare(
+        self, base: str, head: str, *, factor: float = 1.5, at_least: float = 0.5
+    ) -> Comparison:
         """Set two runs beside each other; single durations are noisy, so limits are wide."""
         old, new = self.store.executed(base), self.store.executed(head)
         was = {test for test, (outcome, _) in old.items() if outcome in FAILURES}
@@ -379,8 +430,16 @@ class TestResultAggregator:
         for test in old.keys() & new.keys():
             before, after = old[test][1], new[test][1]
             ratio = max(after, 1e-6) / max(before, 1e-6)
-            if old[test][0] == new[test][0] == "passed" and abs(after - before) >= at_least and max(ratio, 1 / ratio) >= factor:
-                moved.append(DurationChange(test=test, before=before, after=after, ratio=ratio, score=0.0))
+            if (
+                old[test][0] == new[test][0] == "passed"
+                and abs(after - before) >= at_least
+                and max(ratio, 1 / ratio) >= factor
+            ):
+                moved.append(
+                    DurationChange(
+                        test=test, before=before, after=after, ratio=ratio, score=0.0
+                    )
+                )
         moved.sort(key=lambda c: (-abs(c.after - c.before), c.test))
         return Comparison(
             base=base, head=head, new_failures=tuple(sorted(now - was)),
@@ -390,7 +449,14 @@ class TestResultAggregator:
             slower=tuple(c for c in moved if c.ratio > 1), faster=tuple(c for c in moved if c.ratio < 1),
         )  # fmt: skip
 
-    def shards(self, count: int, *, by: str = "file", tests: Sequence[str] | None = None, last: int = 10) -> list[list[str]]:
+    def shards(
+        self,
+        count: int,
+        *,
+        by: str = "file",
+        tests: Sequence[str] | None = None,
+        last: int = 10,
+    ) -> list[list[str]]:
         """Split tests into lists of about equal time, by the median of recent runs.
 
         Args:
@@ -408,14 +474,29 @@ class TestResultAggregator:
         for test, _, us in self.store.durations(runs):
             series.setdefault(test, []).append(us / 1e6)
         names = self.store.keys()
-        times = {names[test][0]: statistics.median(values) for test, values in series.items()}
-        wanted = list(tests) if tests is not None else list(self.store.executed(self.run().run_id))
+        times = {
+            names[test][0]: statistics.median(values) for test, values in series.items()
+        }
+        wanted = (
+            list(tests)
+            if tests is not None
+            else list(self.store.executed(self.run().run_id))
+        )
         files = {key: file for key, file in names.values()} if by == "file" else {}
-        groups = {test: files.get(test) or _group(test) for test in wanted} if by == "file" else {}
+        groups = (
+            {test: files.get(test) or _group(test) for test in wanted}
+            if by == "file"
+            else {}
+        )
         known = {test: times[test] for test in wanted if test in times}
-        return shards(known, count, groups=groups, unseen=[t for t in wanted if t not in times])
+        return shards(
+            known, count, groups=groups, unseen=[t for t in wanted if t not in times]
+        )
 
-    def gate(self, rules: GateRules | Mapping[str, Any] | str | os.PathLike[str] | None = None) -> "Gate":
+    def gate(
+        self,
+        rules: GateRules | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    ) -> "Gate":
         """Return a gate; `gate(rules).check(run)` says whether the run may pass.
 
         Args:
@@ -429,7 +510,14 @@ class TestResultAggregator:
             rules = GateRules.load(rules)
         return Gate(self, rules)
 
-    def report_html(self, path: str | os.PathLike[str], *, run_id: str | None = None, last: int = 100, rules: GateRules | None = None) -> Path:
+    def report_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        run_id: str | None = None,
+        last: int = 100,
+        rules: GateRules | None = None,
+    ) -> Path:
         """Write one HTML file about a run and its history; needs no network or script."""
         from ._html import page
         from ._write import write_whole
@@ -438,7 +526,13 @@ class TestResultAggregator:
         write_whole(target, page(self, self.run(run_id), last=last, rules=rules))
         return target
 
-    def summary_markdown(self, *, run_id: str | None = None, limit: int = 65_000, rules: GateRules | None = None) -> str:
+    def summary_markdown(
+        self,
+        *,
+        run_id: str | None = None,
+        limit: int = 65_000,
+        rules: GateRules | None = None,
+    ) -> str:
         """Return a summary of a run, at most `limit` bytes of UTF-8; says what it left out."""
         from ._markdown import summary
 
@@ -455,18 +549,26 @@ class TestResultAggregator:
 
     def prune(self, *, keep: int | None = None, days: float | None = None) -> int:
         """Forget old runs: all but the latest `keep` of a branch, or those over `days` old."""
-        return self.store.prune(keep=keep, before=None if days is None else self._clock() - days * 86400)
+        return self.store.prune(
+            keep=keep, before=None if days is None else self._clock() - days * 86400
+        )
 
     def _previous(self, info: RunInfo) -> RunInfo | None:
         """Return the run before, of the same branch if that has one."""
-        runs = [r for r in self.store.runs() if (r.started, r.number) < (info.started, info.number)]
+        runs = [
+            r
+            for r in self.store.runs()
+            if (r.started, r.number) < (info.started, info.number)
+        ]
         same = [r for r in runs if r.branch == info.branch]
         return (same or runs or [None])[-1]
 
     def _streak(self, test: str, info: RunInfo) -> tuple[bool, str, str]:
         """Return whether the run before failed too, and run and commit of the first failure."""
         first = (info.run_id, info.commit)
-        earlier = [e for e in self.store.of_test(test, last=1000) if e.started < info.started]
+        earlier = [
+            e for e in self.store.of_test(test, last=1000) if e.started < info.started
+        ]
         old = False
         for at, one in enumerate(reversed(earlier)):
             if one.outcome not in FAILURES:
@@ -475,15 +577,25 @@ class TestResultAggregator:
             first = (one.run_id, one.commit)
         return old, *first
 
-    def _clusters(self, run: Run, results: list[TestResult], *, together: bool) -> list[FailureCluster]:
-        groups = cluster(results) if together else [c for r in results for c in cluster([r])]
+    def _clusters(
+        self, run: Run, results: list[TestResult], *, together: bool
+    ) -> list[FailureCluster]:
+        groups = (
+            cluster(results) if together else [c for r in results for c in cluster([r])]
+        )
         files = {r.id: r.file for r in results}
         made = []
         for one in groups:
-            owners = dict.fromkeys(o for t in one.tests for o in self.owners.of(files[t]))
+            owners = dict.fromkeys(
+                o for t in one.tests for o in self.owners.of(files[t])
+            )
             starts = [run._before[t] for t in one.tests]
             old = next((s for s in starts if s[0]), starts[0])
-            made.append(replace(one, owners=tuple(owners), first_seen=old[1], first_commit=old[2]))
+            made.append(
+                replace(
+                    one, owners=tuple(owners), first_seen=old[1], first_commit=old[2]
+                )
+            )
         return made
 
 
@@ -505,16 +617,22 @@ class Gate:
         if held:
             notes.append(f"{_n(len(held), 'quarantined failure')} left out of account")
         for entry in quarantine.expired():
-            notes.append(f"quarantine of {entry.test} ended on {entry.expires} (owner {entry.owner})")
+            notes.append(
+                f"quarantine of {entry.test} ended on {entry.expires} (owner {entry.owner})"
+            )
         new = set(run.new_failures)
         flakes: set[str] = set()
         if rules.ignore_known_flakes and failed:
             before = self.owner._previous(run.info)
             if before:
-                known = {f.test for f in self.owner.flaky(branch=before.branch, until=before)}
+                known = {
+                    f.test for f in self.owner.flaky(branch=before.branch, until=before)
+                }
                 flakes = known & set(failed) & new
         if flakes:
-            notes.append(f"{_n(len(flakes), 'failure')} of known flaky tests left out of account")
+            notes.append(
+                f"{_n(len(flakes), 'failure')} of known flaky tests left out of account"
+            )
             failed = [test for test in failed if test not in flakes]
         fresh = [test for test in failed if test in new]
         _most(reasons, "failure", len(failed), rules.max_failures, failed)
@@ -526,19 +644,32 @@ class Gate:
         blocking = len(failed)
         rate = counts.passed / max(counts.passed + blocking, 1)
         if rules.min_pass_rate is not None and rate < rules.min_pass_rate:
-            reasons.append(f"{rate:.2%} passed, at least {rules.min_pass_rate:.2%} must")
+            reasons.append(
+                f"{rate:.2%} passed, at least {rules.min_pass_rate:.2%} must"
+            )
         if rules.max_duration is not None and run.duration > rules.max_duration:
-            reasons.append(f"took {run.duration:.1f} s, at most {rules.max_duration:g} s are allowed")
+            reasons.append(
+                f"took {run.duration:.1f} s, at most {rules.max_duration:g} s are allowed"
+            )
         if rules.max_slower is not None:
-            slower = [c.test for c in self.owner.regressions(branch=run.info.branch) if c.ratio > 1]
+            slower = [
+                c.test
+                for c in self.owner.regressions(branch=run.info.branch)
+                if c.ratio > 1
+            ]
             _most(reasons, "slower test", len(slower), rules.max_slower, slower)
         if rules.max_missing is not None:
             base = self.owner._previous(run.info)
             gone = self.owner.compare(base.run_id, run.run_id).removed if base else ()
             _most(reasons, "missing test", len(gone), rules.max_missing, gone)
-        if rules.require_shards is not None and len(run.info.shards) < rules.require_shards:
+        if (
+            rules.require_shards is not None
+            and len(run.info.shards) < rules.require_shards
+        ):
             there = ", ".join(filter(None, run.info.shards)) or "one without a name"
-            reasons.append(f"{_n(len(run.info.shards), 'shard')} of {rules.require_shards} arrived ({there})")
+            reasons.append(
+                f"{_n(len(run.info.shards), 'shard')} of {rules.require_shards} arrived ({there})"
+            )
         errors = [d for d in run.diagnostics if d.level == "error"]
         if errors and not rules.allow_broken_reports:
             reasons.append(f"{_n(len(errors), 'problem')} in the reports: {errors[0]}")
@@ -552,10 +683,20 @@ def _n(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def _most(reasons: list[str], noun: str, count: int, limit: int | None, tests: Sequence[str] = ()) -> None:
+def _most(
+    reasons: list[str],
+    noun: str,
+    count: int,
+    limit: int | None,
+    tests: Sequence[str] = (),
+) -> None:
     if limit is None or count <= limit:
         return
-    some = ": " + ", ".join(tests[:3]) + (", ..." if len(tests) > 3 else "") if tests else ""
+    some = (
+        ": " + ", ".join(tests[:3]) + (", ..." if len(tests) > 3 else "")
+        if tests
+        else ""
+    )
     reasons.append(f"{_n(count, noun)}, at most {limit} allowed{some}")
 
 
@@ -579,4 +720,12 @@ def _digest(files: Sequence[Path]) -> str:
     return made.hexdigest()
 
 
-__all__ = ["OUTCOMES", "Comparison", "Flake", "Gate", "Run", "TestResultAggregator", "Trend"]
+__all__ = [
+    "OUTCOMES",
+    "Comparison",
+    "Flake",
+    "Gate",
+    "Run",
+    "TestResultAggregator",
+    "Trend",
+]

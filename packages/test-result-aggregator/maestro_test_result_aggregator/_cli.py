@@ -52,43 +52,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="maestro-results", description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="maestro-results",
+        description=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, run: Callable[[argparse.Namespace], int], help: str, *, store: bool = True) -> argparse.ArgumentParser:
+    def add(
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        help: str,
+        *,
+        store: bool = True,
+    ) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=help, description=help)
         made.set_defaults(run_=run)
         made.add_argument("--json", action="store_true", help="print JSON")
         if store:
-            made.add_argument("--store", default=os.environ.get("MAESTRO_RESULTS_STORE", "maestro-results.db"), metavar="FILE", help="history file (default: $MAESTRO_RESULTS_STORE or %(default)s)")
+            made.add_argument(
+                "--store",
+                default=os.environ.get("MAESTRO_RESULTS_STORE", "maestro-results.db"),
+                metavar="FILE",
+                help="history file (default: $MAESTRO_RESULTS_STORE or %(default)s)",
+            )
             made.add_argument("--owners", metavar="FILE", help="a CODEOWNERS file")
-            made.add_argument("--quarantine", metavar="FILE", help="a quarantine file (TOML)")
+            made.add_argument(
+                "--quarantine", metavar="FILE", help="a quarantine file (TOML)"
+            )
         return made
 
-    p = add("ingest", _ingest, "read reports into the history, as one run or one shard of it")
-    p.add_argument("reports", nargs="+", help="files, folders or patterns; - is standard input")
-    p.add_argument("--run", metavar="ID", help="name of the run (default: made from the content)")
+    p = add(
+        "ingest",
+        _ingest,
+        "read reports into the history, as one run or one shard of it",
+    )
+    p.add_argument(
+        "reports", nargs="+", help="files, folders or patterns; - is standard input"
+    )
+    p.add_argument(
+        "--run", metavar="ID", help="name of the run (default: made from the content)"
+    )
     for name in ("commit", "branch", "shard"):
         p.add_argument(f"--{name}", default="")
-    p.add_argument("--started", type=float, metavar="SECONDS", help="when it began, since 1970")
+    p.add_argument(
+        "--started", type=float, metavar="SECONDS", help="when it began, since 1970"
+    )
     p.add_argument("--env", action="append", default=[], metavar="KEY=VALUE")
     p.add_argument("--format", choices=sorted(READERS))
     p.add_argument("--replace", action="store_true", help="replace a run of this name")
 
     p = add("merge", _merge, "put reports together into one file", store=False)
     p.add_argument("reports", nargs="+")
-    p.add_argument("-o", "--output", required=True, metavar="FILE", help=".json (CTRF), .xml (JUnit) or .jsonl")
-    p.add_argument("--on-duplicate", choices=("attempt", "last", "worst"), default="attempt")
+    p.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help=".json (CTRF), .xml (JUnit) or .jsonl",
+    )
+    p.add_argument(
+        "--on-duplicate", choices=("attempt", "last", "worst"), default="attempt"
+    )
 
     p = add("convert", _convert, "write a report in another format", store=False)
     p.add_argument("report")
     p.add_argument("output", help=".json (CTRF), .xml (JUnit) or .jsonl")
-    p.add_argument("--format", choices=sorted(READERS), help="format of the report that is read")
+    p.add_argument(
+        "--format", choices=sorted(READERS), help="format of the report that is read"
+    )
 
     p = add("summary", _summary, "say how a run went")
     _run_option(p)
     p.add_argument("--markdown", action="store_true", help="print Markdown")
-    p.add_argument("--annotations", action="store_true", help="print GitHub annotations")
+    p.add_argument(
+        "--annotations", action="store_true", help="print GitHub annotations"
+    )
     p.add_argument("--limit", type=int, default=65_000, metavar="BYTES")
     p.add_argument("--rules", metavar="FILE")
 
@@ -101,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     p = add("flaky", _flaky, "list tests by how probably they are flaky")
     p.add_argument("--branch")
     p.add_argument("--last", type=int, default=100, metavar="RUNS")
-    p.add_argument("--all", action="store_true", help="every test that failed, of any class")
+    p.add_argument(
+        "--all", action="store_true", help="every test that failed, of any class"
+    )
     p.add_argument("--top", type=int, default=20)
 
     p = add("failures", _failures, "list the failures of a run by cause")
@@ -117,30 +158,48 @@ def _parser() -> argparse.ArgumentParser:
 
     p = add("gate", _gate, "exit with 1 if a run breaks the rules")
     _run_option(p)
-    p.add_argument("--rules", metavar="FILE", help="TOML with a [gate] table (default: no new failures)")
+    p.add_argument(
+        "--rules",
+        metavar="FILE",
+        help="TOML with a [gate] table (default: no new failures)",
+    )
 
     p = add("shard", _shard, "split the tests into parts of about equal time")
     p.add_argument("count", type=int)
     p.add_argument("--index", type=int, metavar="N", help="print only part N, from 1")
     p.add_argument("--by", choices=("file", "test"), default="file")
-    p.add_argument("--tests", metavar="FILE", help="ids, one a line; - is standard input")
+    p.add_argument(
+        "--tests", metavar="FILE", help="ids, one a line; - is standard input"
+    )
 
-    p = add("quarantine", _quarantine, "check a quarantine file; exit with 1 if entries have ended")
+    p = add(
+        "quarantine",
+        _quarantine,
+        "check a quarantine file; exit with 1 if entries have ended",
+    )
     p.add_argument("file")
 
     p = add("prune", _prune, "forget old runs")
-    p.add_argument("--keep", type=int, metavar="RUNS", help="latest runs of each branch to keep")
-    p.add_argument("--days", type=float, metavar="DAYS", help="forget runs that are older")
+    p.add_argument(
+        "--keep", type=int, metavar="RUNS", help="latest runs of each branch to keep"
+    )
+    p.add_argument(
+        "--days", type=float, metavar="DAYS", help="forget runs that are older"
+    )
     return parser
 
 
 def _run_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", metavar="ID", help="name of the run (default: the latest)")
+    parser.add_argument(
+        "--run", metavar="ID", help="name of the run (default: the latest)"
+    )
 
 
 def _open(options: argparse.Namespace, *, new: bool = False) -> TestResultAggregator:
     if not new and not Path(options.store).exists():
-        raise ResultsError(f"{options.store}: no such history; `maestro-results ingest` makes it")
+        raise ResultsError(
+            f"{options.store}: no such history; `maestro-results ingest` makes it"
+        )
     agg = TestResultAggregator(options.store, owners=options.owners)
     if options.quarantine:
         try:
@@ -157,7 +216,10 @@ def _rules(options: argparse.Namespace) -> GateRules | None:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name.rstrip("_"): _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name.rstrip("_"): _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+        }
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value
@@ -168,8 +230,17 @@ def _json(value: Any) -> None:
 
 
 def _counted(counts: Counts) -> str:
-    words = [(counts.passed, "passed"), (counts.failed, "failed"), (counts.skipped, "skipped"), (counts.pending, "not run"), (counts.other, "other"), (counts.flaky, "flaky")]
-    return f"{_n(counts.tests, 'test')}: " + ", ".join(f"{n:,} {word}" for n, word in words if n)
+    words = [
+        (counts.passed, "passed"),
+        (counts.failed, "failed"),
+        (counts.skipped, "skipped"),
+        (counts.pending, "not run"),
+        (counts.other, "other"),
+        (counts.flaky, "flaky"),
+    ]
+    return f"{_n(counts.tests, 'test')}: " + ", ".join(
+        f"{n:,} {word}" for n, word in words if n
+    )
 
 
 def _tell(diagnostics: Iterable[object]) -> int:
@@ -226,7 +297,9 @@ def _ingest(options: argparse.Namespace) -> int:
             _json({**_facts(run), "added": run.added})
         else:
             known = "" if run.added else " (was there already)"
-            print(f"run {run.run_id}{known}: {_counted(run.counts)}; {len(run.new_failures)} new failures")
+            print(
+                f"run {run.run_id}{known}: {_counted(run.counts)}; {len(run.new_failures)} new failures"
+            )
         return _tell(run.diagnostics)
 
 
@@ -234,16 +307,30 @@ def _merge(options: argparse.Namespace) -> int:
     merged = merge(options.reports, on_duplicate=options.on_duplicate)
     merged.write(options.output)
     if options.json:
-        _json({"counts": merged.counts, "duplicates": merged.duplicates, "diagnostics": merged.diagnostics})
+        _json(
+            {
+                "counts": merged.counts,
+                "duplicates": merged.duplicates,
+                "diagnostics": merged.diagnostics,
+            }
+        )
     else:
-        again = f"; {len(merged.duplicates)} came more than once" if merged.duplicates else ""
+        again = (
+            f"; {len(merged.duplicates)} came more than once"
+            if merged.duplicates
+            else ""
+        )
         print(f"{options.output}: {_counted(merged.counts)}{again}")
     return _tell(merged.diagnostics)
 
 
 def _convert(options: argparse.Namespace) -> int:
     told: list[Any] = []
-    results = list(read_all(expand(options.report, told.append), told.append, format=options.format))
+    results = list(
+        read_all(
+            expand(options.report, told.append), told.append, format=options.format
+        )
+    )
     write_report(results, options.output)
     counts = Counts.of(results)
     if options.json:
@@ -259,21 +346,38 @@ def _summary(options: argparse.Namespace) -> int:
         if options.json:
             _json(_facts(run))
         elif options.markdown:
-            print(agg.summary_markdown(run_id=run.run_id, limit=options.limit, rules=_rules(options)), end="")
+            print(
+                agg.summary_markdown(
+                    run_id=run.run_id, limit=options.limit, rules=_rules(options)
+                ),
+                end="",
+            )
         elif options.annotations:
             from ._markdown import annotations
 
             print("\n".join(annotations(run)))
         else:
             gate = agg.gate(_rules(options)).check(run)
-            print(sentence(run, gate, agg.store.runs(branch=run.info.branch or None, last=100)))
-            _table(["", "tests"], [(name, f"{getattr(run.counts, name):,}") for name in Counts.__dataclass_fields__])
+            print(
+                sentence(
+                    run, gate, agg.store.runs(branch=run.info.branch or None, last=100)
+                )
+            )
+            _table(
+                ["", "tests"],
+                [
+                    (name, f"{getattr(run.counts, name):,}")
+                    for name in Counts.__dataclass_fields__
+                ],
+            )
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
     with _open(options) as agg:
-        path = agg.report_html(options.output, run_id=options.run, last=options.last, rules=_rules(options))
+        path = agg.report_html(
+            options.output, run_id=options.run, last=options.last, rules=_rules(options)
+        )
     size = path.stat().st_size
     if options.json:
         _json({"path": str(path), "bytes": size})
@@ -284,13 +388,27 @@ def _report(options: argparse.Namespace) -> int:
 
 def _flaky(options: argparse.Namespace) -> int:
     with _open(options) as agg:
-        flakes = agg.flaky(branch=options.branch, last=options.last, classes=None if options.all else ("flaky",))
+        flakes = agg.flaky(
+            branch=options.branch,
+            last=options.last,
+            classes=None if options.all else ("flaky",),
+        )
     if options.json:
         _json(flakes)
     elif not flakes:
         print("no test is judged flaky; one that never failed may still be (see --all)")
     else:
-        rows = [(f"{f.score:.2f}", f.class_, f"{f.failures}/{f.seen}", str(f.rate), f.test, "; ".join(f.evidence)) for f in flakes[: options.top]]
+        rows = [
+            (
+                f"{f.score:.2f}",
+                f.class_,
+                f"{f.failures}/{f.seen}",
+                str(f.rate),
+                f.test,
+                "; ".join(f.evidence),
+            )
+            for f in flakes[: options.top]
+        ]
         _table(["score", "class", "failed", "rate", "test", "evidence"], rows)
     return 0
 
@@ -304,7 +422,9 @@ def _failures(options: argparse.Namespace) -> int:
         print("no failures")
     for one in [] if options.json else clusters:
         owner = f" ({', '.join(one.owners)})" if one.owners else ""
-        print(f"{len(one.tests)}x {one.example.splitlines()[0][:160]}{owner}, since {one.first_seen}")
+        print(
+            f"{len(one.tests)}x {one.example.splitlines()[0][:160]}{owner}, since {one.first_seen}"
+        )
         for test in one.tests[:10]:
             print(f"    {test}")
         if len(one.tests) > 10:
@@ -323,7 +443,10 @@ def _slow(options: argparse.Namespace) -> int:
     _table(["time", "slowest"], [(_took(took), test) for test, took in slowest])
     if moved:
         print()
-        _table(["before", "now", "changed"], [(_took(c.before), _took(c.after), c.test) for c in moved])
+        _table(
+            ["before", "now", "changed"],
+            [(_took(c.before), _took(c.after), c.test) for c in moved],
+        )
     return 0
 
 
@@ -365,7 +488,11 @@ def _gate(options: argparse.Namespace) -> int:
 def _shard(options: argparse.Namespace) -> int:
     tests = None
     if options.tests:
-        text = sys.stdin.read() if options.tests == "-" else Path(options.tests).read_text(encoding="utf-8")
+        text = (
+            sys.stdin.read()
+            if options.tests == "-"
+            else Path(options.tests).read_text(encoding="utf-8")
+        )
         tests = [line for line in text.splitlines() if line]
     if options.index is not None and not 1 <= options.index <= options.count:
         raise ValueError(f"--index must be 1 to {options.count}, got {options.index}")
@@ -388,7 +515,13 @@ def _quarantine(options: argparse.Namespace) -> int:
     if options.json:
         _json({"entries": entries, "expired": ended})
     else:
-        _table(["expires", "owner", "test", ""], [(str(e.expires), e.owner, e.test, "ended" if e in ended else "") for e in entries])
+        _table(
+            ["expires", "owner", "test", ""],
+            [
+                (str(e.expires), e.owner, e.test, "ended" if e in ended else "")
+                for e in entries
+            ],
+        )
     return 1 if ended else 0
 
 
@@ -407,7 +540,10 @@ def _prune(options: argparse.Namespace) -> int:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
-        cells = [cell if i == len(row) - 1 else cell.ljust(widths[i]) for i, cell in enumerate(row)]
+        cells = [
+            cell if i == len(row) - 1 else cell.ljust(widths[i])
+            for i, cell in enumerate(row)
+        ]
         print("  ".join(cells).rstrip())
 
 

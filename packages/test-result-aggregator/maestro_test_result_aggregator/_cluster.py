@@ -23,9 +23,24 @@ _RULES = [
     (re.compile(r"'[^'\n]{1,200}'|\"[^\"\n]{1,200}\""), "<text>"),
     (re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", re.IGNORECASE), "<n>"),
 ]  # fmt: skip
-_TYPE = re.compile(r"\A(?:E\s+)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Failure|Fault|Timeout|Warning|Interrupt|Exit)?)\b:?")
-_FRAME = re.compile(r"(?m)^\s*(?:File \"([^\"]+)\", line \d+, in (\S+)|at (?:async )?([\w$.<>]+)[ (].*|([\w./-]+\.\w{1,4}):\d+:.*)$")
-_FOREIGN = ("site-packages", "dist-packages", "node_modules", "node:", "/lib/python", "java.", "org.junit", "sun.", "jdk.", "<frozen")
+_TYPE = re.compile(
+    r"\A(?:E\s+)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Failure|Fault|Timeout|Warning|Interrupt|Exit)?)\b:?"
+)
+_FRAME = re.compile(
+    r"(?m)^\s*(?:File \"([^\"]+)\", line \d+, in (\S+)|at (?:async )?([\w$.<>]+)[ (].*|([\w./-]+\.\w{1,4}):\d+:.*)$"
+)
+_FOREIGN = (
+    "site-packages",
+    "dist-packages",
+    "node_modules",
+    "node:",
+    "/lib/python",
+    "java.",
+    "org.junit",
+    "sun.",
+    "jdk.",
+    "<frozen",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +118,9 @@ def cluster(results: Iterable[TestResult]) -> list[FailureCluster]:
             groups[key].append((words, members))
             exact[name, place, text] = members
     found = [
-        _made(key, words, members) for key, entries in groups.items() for words, members in entries
+        _made(key, words, members)
+        for key, entries in groups.items()
+        for words, members in entries
     ]
     return sorted(found, key=lambda c: (-len(c.tests), c.title, c.key))
 
@@ -115,9 +132,13 @@ def _alike(known: list[str], words: list[str]) -> bool:
     return same >= 0.7 * len(words)
 
 
-def _made(key: tuple[str, str], words: list[str], members: list[TestResult]) -> FailureCluster:
+def _made(
+    key: tuple[str, str], words: list[str], members: list[TestResult]
+) -> FailureCluster:
     title = " ".join(words)
-    digest = hashlib.sha256("\0".join([*key, title]).encode("utf-8", "replace")).hexdigest()
+    digest = hashlib.sha256(
+        "\0".join([*key, title]).encode("utf-8", "replace")
+    ).hexdigest()
     return FailureCluster(
         key=digest[:12], title=title[:300],
         example=members[0].message or members[0].outcome,

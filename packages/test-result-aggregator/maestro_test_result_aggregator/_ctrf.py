@@ -124,7 +124,8 @@ def from_ctrf(test: Mapping[str, Any]) -> TestResult:
     elif test.get("flaky") and test.get("retries"):
         # Attempts counted but not told: they failed, or it would not be flaky.
         fields["attempts"] = tuple(
-            Attempt(number=n + 1, outcome="failed") for n in range(min(test["retries"], 50))
+            Attempt(number=n + 1, outcome="failed")
+            for n in range(min(test["retries"], 50))
         )
     if test.get("steps"):
         fields["steps"] = tuple(

@@ -43,7 +43,9 @@ def read_nunit(source: Source) -> Iterator[TestResult]:
     """Yield the results of an NUnit 2 or 3 report."""
     for node in nodes(source, frozenset({"test-case"})):
         three = bool(node.get("fullname"))
-        word = node.get("result") or ("Ignored" if node.get("executed") == "False" else "")
+        word = node.get("result") or (
+            "Ignored" if node.get("executed") == "False" else ""
+        )
         label = node.get("label")
         outcome = _NUNIT.get(label.lower()) or _NUNIT.get(word.lower(), "other")
         if word.lower() == "failed" and outcome == "passed":

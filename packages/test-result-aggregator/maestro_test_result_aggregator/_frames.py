@@ -11,9 +11,19 @@ if TYPE_CHECKING:
 try:
     import pandas as pd
 except ImportError as error:
-    raise ImportError('data frames need pandas: pip install "maestro-test-result-aggregator[analytics]"') from error
+    raise ImportError(
+        'data frames need pandas: pip install "maestro-test-result-aggregator[analytics]"'
+    ) from error
 
-_CLASSES = ["flaky", "broken", "new-failure", "fixed", "outage", "not-enough-data", "healthy"]
+_CLASSES = [
+    "flaky",
+    "broken",
+    "new-failure",
+    "fixed",
+    "outage",
+    "not-enough-data",
+    "healthy",
+]
 _DTYPES = {
     "results": {
         "test": "string", "run": "string", "outcome": pd.CategoricalDtype(list(OUTCOMES)),
@@ -36,7 +46,12 @@ _DTYPES = {
 
 def frame(agg: "TestResultAggregator", what: str, **options: Any) -> Any:
     """Return a frame of the documented columns and types, empty ones too."""
-    makers = {"results": _results, "runs": _runs, "flaky": _flaky, "durations": _durations}
+    makers = {
+        "results": _results,
+        "runs": _runs,
+        "flaky": _flaky,
+        "durations": _durations,
+    }
     if what not in makers:
         raise ValueError(f"no frame {what!r}; known are {', '.join(makers)}")
     return _typed(what, makers[what](agg, **options))
@@ -49,13 +64,17 @@ def _typed(what: str, rows: list[tuple[Any, ...]]) -> Any:
     for (name, dtype), column in zip(dtypes.items(), columns, strict=True):
         if str(dtype).startswith("datetime"):
             micros = [None if v is None else round(v * 1e6) for v in column]
-            made[name] = pd.to_datetime(pd.Series(micros, dtype="Int64"), unit="us", utc=True).astype(dtype)  # type: ignore[call-overload]  # a name of a type
+            made[name] = pd.to_datetime(
+                pd.Series(micros, dtype="Int64"), unit="us", utc=True
+            ).astype(dtype)  # type: ignore[call-overload]  # a name of a type
         else:
             made[name] = pd.Series(list(column), dtype=dtype)
     return pd.DataFrame(made)
 
 
-def _results(agg: "TestResultAggregator", *, last: int = 1, run_id: str | None = None) -> list[tuple[Any, ...]]:
+def _results(
+    agg: "TestResultAggregator", *, last: int = 1, run_id: str | None = None
+) -> list[tuple[Any, ...]]:
     names = [run_id] if run_id else [r.run_id for r in agg.store.runs(last=last)]
     return [
         (r.id, name, r.outcome, r.duration, r.start, r.file, r.line, len(r.attempts) + 1, r.flaky, r.message, to_ctrf(r))
@@ -63,7 +82,9 @@ def _results(agg: "TestResultAggregator", *, last: int = 1, run_id: str | None =
     ]  # fmt: skip
 
 
-def _runs(agg: "TestResultAggregator", *, last: int | None = None, branch: str | None = None) -> list[tuple[Any, ...]]:
+def _runs(
+    agg: "TestResultAggregator", *, last: int | None = None, branch: str | None = None
+) -> list[tuple[Any, ...]]:
     return [
         (r.run_id, r.started, r.commit, r.branch, r.counts.tests, r.counts.passed, r.counts.failed,
          r.counts.skipped, r.counts.pending, r.counts.other, r.counts.flaky, r.duration)
@@ -74,12 +95,24 @@ def _runs(agg: "TestResultAggregator", *, last: int | None = None, branch: str |
 def _flaky(agg: "TestResultAggregator", **options: Any) -> list[tuple[Any, ...]]:
     options.setdefault("classes", None)
     return [
-        (f.test, f.score, f.rate.value, f.rate.low, f.rate.high, f.class_, f.failures, f.seen, f.file)
+        (
+            f.test,
+            f.score,
+            f.rate.value,
+            f.rate.low,
+            f.rate.high,
+            f.class_,
+            f.failures,
+            f.seen,
+            f.file,
+        )
         for f in agg.flaky(**options)
     ]
 
 
-def _durations(agg: "TestResultAggregator", *, last: int = 100, branch: str | None = None) -> list[tuple[Any, ...]]:
+def _durations(
+    agg: "TestResultAggregator", *, last: int = 100, branch: str | None = None
+) -> list[tuple[Any, ...]]:
     runs = agg.store.runs(last=last, branch=branch)
     names, keys = {r.number: r.run_id for r in runs}, agg.store.keys()
     return [(keys[t][0], names[r], us / 1e6) for t, r, us in agg.store.durations(runs)]

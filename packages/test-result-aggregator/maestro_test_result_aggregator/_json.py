@@ -24,7 +24,9 @@ def read_json(source: Source) -> Iterator[TestResult]:
         source.tell("nested too deep; not read")
         return
     except ValueError as error:
-        source.tell(f"broken JSON ({error}); whole test objects before the break are read")
+        source.tell(
+            f"broken JSON ({error}); whole test objects before the break are read"
+        )
         made = _rescue(text)
     reader = _shape(made)
     if reader is None:
@@ -32,7 +34,14 @@ def read_json(source: Source) -> Iterator[TestResult]:
         return
     try:
         yield from reader(made, source)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ) as error:
         source.tell(f"not as this format demands: {error!r}; read up to here")
 
 
@@ -42,12 +51,18 @@ def _text(source: Source) -> str:
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
-        source.tell(f"bytes that are not {encoding} were replaced ({error.reason})", warn=True)
+        source.tell(
+            f"bytes that are not {encoding} were replaced ({error.reason})", warn=True
+        )
         return raw.decode(encoding, "replace")
 
 
 def _keys(made: object) -> str:
-    return f": its keys are {', '.join(map(repr, list(made)[:8]))}" if isinstance(made, dict) else ""
+    return (
+        f": its keys are {', '.join(map(repr, list(made)[:8]))}"
+        if isinstance(made, dict)
+        else ""
+    )
 
 
 def _rescue(text: str) -> Any:
@@ -82,7 +97,11 @@ def _rescue(text: str) -> Any:
 def _shape(made: Any) -> Callable[[Any, Source], Iterator[TestResult]] | None:
     if isinstance(made, list):
         first = next((m for m in made if isinstance(m, dict)), {})
-        return _cucumber if "elements" in first or "keyword" in first or "uri" in first else None
+        return (
+            _cucumber
+            if "elements" in first or "keyword" in first or "uri" in first
+            else None
+        )
     if not isinstance(made, dict):
         return None
     results = made.get("results")
@@ -109,7 +128,12 @@ def _clean(fields: dict[str, Any]) -> TestResult:
 def _ctrf(made: Json, source: Source) -> Iterator[TestResult]:
     summary = made["results"].get("summary") or {}
     source.declared.update(
-        {k: v for k, v in summary.items() if k in ("tests", "passed", "failed", "skipped", "pending", "other") and isinstance(v, int)}
+        {
+            k: v
+            for k, v in summary.items()
+            if k in ("tests", "passed", "failed", "skipped", "pending", "other")
+            and isinstance(v, int)
+        }
     )
     told = (made["results"].get("extra") or {}).get("maestro.problems") or ()
     for problem in told:
@@ -199,8 +223,14 @@ def _mocha(made: Json, source: Source) -> Iterator[TestResult]:
         source.declared["tests"] = made["stats"]["tests"]
     failed = {(t["fullTitle"], t.get("file")) for t in made.get("failures") or ()}
     pending = {(t["fullTitle"], t.get("file")) for t in made.get("pending") or ()}
-    tests = made.get("tests") or [*made.get("passes", ()), *made.get("failures", ()), *made.get("pending", ())]
-    hooks = [t for t in made.get("failures") or () if "hook" in t["title"] and t not in tests]
+    tests = made.get("tests") or [
+        *made.get("passes", ()),
+        *made.get("failures", ()),
+        *made.get("pending", ()),
+    ]
+    hooks = [
+        t for t in made.get("failures") or () if "hook" in t["title"] and t not in tests
+    ]
     for test in [*tests, *hooks]:
         key = (test["fullTitle"], test.get("file"))
         error = test.get("err") or {}
@@ -230,7 +260,9 @@ _PLAYWRIGHT: dict[str, Outcome] = {
 
 def _playwright(made: Json, source: Source) -> Iterator[TestResult]:
     for error in made.get("errors") or ():
-        source.tell(f"outside of tests: {first_line(_plain(error.get('message') or ''))}")
+        source.tell(
+            f"outside of tests: {first_line(_plain(error.get('message') or ''))}"
+        )
     waiting = [(suite, ()) for suite in reversed(made["suites"])]
     groups: tuple[str, ...]
     while waiting:
@@ -238,13 +270,19 @@ def _playwright(made: Json, source: Source) -> Iterator[TestResult]:
         for spec in suite.get("specs") or ():
             for test in spec.get("tests") or ():
                 yield _playwright_test(spec, test, groups)
-        waiting += [(s, (*groups, s["title"])) for s in reversed(suite.get("suites") or ())]
+        waiting += [
+            (s, (*groups, s["title"])) for s in reversed(suite.get("suites") or ())
+        ]
 
 
 def _playwright_test(spec: Json, test: Json, groups: tuple[str, ...]) -> TestResult:
     project = test.get("projectName") or ""
     runs = [
-        (_PLAYWRIGHT.get(run.get("status"), "other"), run, _plain((run.get("error") or {}).get("message") or ""))
+        (
+            _PLAYWRIGHT.get(run.get("status"), "other"),
+            run,
+            _plain((run.get("error") or {}).get("message") or ""),
+        )
         for run in test.get("results") or ()
     ]
     *earlier, (outcome, last, text) = runs or [("notrun", {}, "")]
@@ -293,15 +331,26 @@ def _cucumber(made: list[Any], source: Source) -> Iterator[TestResult]:
             if element.get("type") == "background":
                 background = [] if behave else steps
                 continue
-            yield _scenario(feature, element, [*background, *steps], tags, behave=behave)
+            yield _scenario(
+                feature, element, [*background, *steps], tags, behave=behave
+            )
             background = []
 
 
 def _tags(made: Json) -> tuple[str, ...]:
-    return tuple(t["name"] if isinstance(t, dict) else t for t in made.get("tags") or ())
+    return tuple(
+        t["name"] if isinstance(t, dict) else t for t in made.get("tags") or ()
+    )
 
 
-def _scenario(feature: Json, element: Json, steps: list[Json], tags: tuple[str, ...], *, behave: bool) -> TestResult:
+def _scenario(
+    feature: Json,
+    element: Json,
+    steps: list[Json],
+    tags: tuple[str, ...],
+    *,
+    behave: bool,
+) -> TestResult:
     parts, message, trace, total = [], "", "", 0.0
     hooks = [*(element.get("before") or ()), *(element.get("after") or ())]
     for step in [*steps, *hooks]:
@@ -313,7 +362,10 @@ def _scenario(feature: Json, element: Json, steps: list[Json], tags: tuple[str, 
         text = "\n".join(text) if isinstance(text, list) else text
         if outcome in ("failed", "error") and not trace:
             trace = text
-            message = first_line(text) or f"step is {result.get('status')}: {step.get('name')}"
+            message = (
+                first_line(text)
+                or f"step is {result.get('status')}: {step.get('name')}"
+            )
         name = f"{str(step.get('keyword', '')).strip()} {step.get('name', '')}".strip()
         parts.append(Step(name=name or "(hook)", outcome=outcome, message=text or None))
     words = [p.outcome for p in parts]
@@ -321,10 +373,18 @@ def _scenario(feature: Json, element: Json, steps: list[Json], tags: tuple[str, 
     if behave and element.get("status") == "skipped":
         outcome = "skipped"
     path, _, line = str(element.get("location") or "").rpartition(":")
-    file = path or feature.get("uri") or str(feature.get("location") or "").rpartition(":")[0]
+    file = (
+        path
+        or feature.get("uri")
+        or str(feature.get("location") or "").rpartition(":")[0]
+    )
     number = element.get("line") or (int(line) if line.isdigit() else None)
     key = element.get("id") or ""
-    unique = f":{number}" if "outline" in str(element.get("keyword", "")).lower() or ";;" in key else ""
+    unique = (
+        f":{number}"
+        if "outline" in str(element.get("keyword", "")).lower() or ";;" in key
+        else ""
+    )
     return _clean({
         "id": f"{file} > {feature.get('name')} > {element.get('name')}{unique}",
         "name": element.get("name"), "outcome": outcome, "duration": total,
@@ -345,8 +405,15 @@ def _allure(made: Json, source: Source) -> Iterator[TestResult]:
     """One Allure result file; retries are files of their own with the same id."""
     details = made.get("statusDetails") or {}
     start, stop = made.get("start"), made.get("stop")
-    labels = [(label.get("name"), str(label.get("value"))) for label in made.get("labels") or ()]
-    parameters = {p["name"]: p.get("value") for p in made.get("parameters") or () if not p.get("excluded")}
+    labels = [
+        (label.get("name"), str(label.get("value")))
+        for label in made.get("labels") or ()
+    ]
+    parameters = {
+        p["name"]: p.get("value")
+        for p in made.get("parameters") or ()
+        if not p.get("excluded")
+    }
     key = made.get("fullName") or made["name"]
     outcome = _ALLURE.get(made["status"], "other")
     said = details.get("message") or ""

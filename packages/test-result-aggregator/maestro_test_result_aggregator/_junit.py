@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ._model import Attempt, Attachment, TestResult, make, numbered
+from ._model import Attachment, Attempt, TestResult, make, numbered
 from ._source import Source, moment, seconds
 from ._xml import MAX_DEPTH, XmlRefused, feed, parser
 
@@ -20,7 +20,9 @@ _BAD = {"failure": "failed", "error": "error", "skipped": "skipped", "warning": 
         "ignored": "skipped"}  # fmt: skip
 _AGAIN = {"flakyFailure": "failed", "flakyError": "error",
           "rerunFailure": "failed", "rerunError": "error"}  # fmt: skip
-_TEXT = frozenset({*_BAD, *_AGAIN, "system-out", "system-err", "stackTrace", "property"})
+_TEXT = frozenset(
+    {*_BAD, *_AGAIN, "system-out", "system-err", "stackTrace", "property"}
+)
 _RAW = {"notrun": "notrun", "disabled": "skipped", "suppressed": "skipped", "skipped": "skipped",
         "ignored": "skipped", "pending": "notrun", "fail": "failed", "failed": "failed"}  # fmt: skip
 _COMMA = re.compile(r"[1-9]\d{0,2},\d{3}\Z")
@@ -82,10 +84,14 @@ class _Reader:
             name, attrs, parts = self.open.pop()
             if name in _TEXT:
                 self.details.append((name, attrs, "".join(parts)))
-            self.parser.CharacterDataHandler = self.open[-1][2].append if self.open else None
+            self.parser.CharacterDataHandler = (
+                self.open[-1][2].append if self.open else None
+            )
             if self.open or tag == "testcase" or self.case is None:
                 return
-            if not self.case.get("classname") or not self.case["name"].endswith("of the suite)"):
+            if not self.case.get("classname") or not self.case["name"].endswith(
+                "of the suite)"
+            ):
                 return
             self.case, case = None, self.case
             self.ready.append(self.build(case, self.details))
@@ -140,10 +146,16 @@ class _Reader:
             )  # fmt: skip
             return 0.0
 
-    def build(self, case: dict[str, str], details: list[tuple[str, dict[str, str], str]]) -> TestResult:
+    def build(
+        self, case: dict[str, str], details: list[tuple[str, dict[str, str], str]]
+    ) -> TestResult:
         suite = self.suites[-1] if self.suites else {}
         name = case.get("name") or case.get("id") or "(unnamed)"
-        group = case.get("classname") or case.get("class") or (self.names[-1] if self.names else "")
+        group = (
+            case.get("classname")
+            or case.get("class")
+            or (self.names[-1] if self.names else "")
+        )
         if group == name and self.names:  # jest-junit's default
             group = self.names[-1]
         fields: dict[str, Any] = {
@@ -155,7 +167,9 @@ class _Reader:
             fields["file"] = file
         line = case.get("line") or case.get("lineno") or ""
         if line.isdigit():
-            fields["line"] = int(line) + (suite.get("name") == "pytest")  # counts from 0
+            fields["line"] = int(line) + (
+                suite.get("name") == "pytest"
+            )  # counts from 0
         when = moment(case.get("timestamp"))
         if when is not None:
             fields["start"] = when
@@ -166,7 +180,9 @@ class _Reader:
         self.apply(fields, details)
         return make(fields)
 
-    def apply(self, fields: dict[str, Any], details: list[tuple[str, dict[str, str], str]]) -> None:
+    def apply(
+        self, fields: dict[str, Any], details: list[tuple[str, dict[str, str], str]]
+    ) -> None:
         attempts: list[Attempt] = []
         properties: dict[str, str] = {}
         inner = ""
@@ -194,7 +210,8 @@ class _Reader:
                 attached = _ATTACHED.findall(text)
                 if attached:
                     fields["attachments"] = fields.get("attachments", ()) + tuple(
-                        Attachment(name=path.rpartition("/")[2], path=path) for path in attached
+                        Attachment(name=path.rpartition("/")[2], path=path)
+                        for path in attached
                     )
         if any(tag.startswith("rerun") for tag, _, _ in details) and attempts and bad:
             # surefire: the failure is the first attempt, the reruns came after it.
@@ -214,17 +231,29 @@ class _Reader:
         if properties:
             fields["properties"] = properties
 
-    def failure(self, fields: dict[str, Any], outcome: str, attrs: dict[str, str], text: str, *, first: bool) -> None:
+    def failure(
+        self,
+        fields: dict[str, Any],
+        outcome: str,
+        attrs: dict[str, str],
+        text: str,
+        *,
+        first: bool,
+    ) -> None:
         message = attrs.get("message") or first_line(text) or attrs.get("type") or ""
         kind = attrs.get("type", "")
         if not first:  # a failing test whose tear-down failed too: keep both
-            fields["trace"] = "\n\n".join(filter(None, [fields.get("trace"), message, text.strip()]))
+            fields["trace"] = "\n\n".join(
+                filter(None, [fields.get("trace"), message, text.strip()])
+            )
             if outcome != "skipped" and fields["outcome"] == "skipped":
                 fields["outcome"] = outcome
             return
         if outcome == "skipped" and "xfail" in kind:
             outcome = "xfailed"
-        elif outcome != "skipped" and (kind.lower() == "timeout" or _TIMEOUT.search(kind)):
+        elif outcome != "skipped" and (
+            kind.lower() == "timeout" or _TIMEOUT.search(kind)
+        ):
             outcome = "timeout"
         fields["outcome"] = outcome
         if kind and kind not in message and outcome not in ("skipped", "xfailed"):

@@ -42,7 +42,11 @@ def read_jsonl(source: Source) -> Iterator[TestResult]:
         event = made.get("e", "end" if "test" in made or "status" in made else "")
         if event == "start":
             test = made.get("test") or {}
-            key = made.get("id") or (test.get("extra") or {}).get("maestro.id") or test.get("name")
+            key = (
+                made.get("id")
+                or (test.get("extra") or {}).get("maestro.id")
+                or test.get("name")
+            )
             if key:
                 started[str(key)] = str(made.get("name") or test.get("name") or key)
         elif event in ("finish", "stop", "run_end", "run-finished", "finished"):
@@ -114,7 +118,11 @@ def _pytest(phases: list[dict[str, Any]]) -> TestResult:
             for stream in streams:
                 if name == f"Captured {stream} {when}":
                     streams[stream] += text
-    name = str(where[2] or key).rpartition(".")[2] if "[" not in str(where[2]) else key.rpartition("::")[2]
+    name = (
+        str(where[2] or key).rpartition(".")[2]
+        if "[" not in str(where[2])
+        else key.rpartition("::")[2]
+    )
     fields: dict[str, Any] = {
         "id": stable(key), "name": name, "outcome": outcome,
         "duration": sum(float(p.get("duration") or 0) for p in phases),
@@ -147,7 +155,9 @@ def _longrepr(made: Any) -> tuple[str, str]:
         rows += [str(line) for line in data.get("lines") or ()]
         place = data.get("reprfileloc") or {}
         if place:
-            rows.append(f"{place.get('path')}:{place.get('lineno')}: {place.get('message')}")
+            rows.append(
+                f"{place.get('path')}:{place.get('lineno')}: {place.get('message')}"
+            )
     return "\n".join(rows), first_line(crash)
 
 
@@ -163,7 +173,10 @@ def read_gotest(source: Source) -> Iterator[TestResult]:
     starts: dict[tuple[str, str], float | None] = {}
     failed: dict[str, int] = {}
     for _, made in objects(source):
-        action, package = made.get("Action"), made.get("Package") or made.get("ImportPath") or ""
+        action, package = (
+            made.get("Action"),
+            made.get("Package") or made.get("ImportPath") or "",
+        )
         test = made.get("Test") or ""
         key = (package, test)
         if action in ("output", "build-output"):
@@ -172,7 +185,13 @@ def read_gotest(source: Source) -> Iterator[TestResult]:
             starts[key] = moment(made.get("Time"))
         elif action in ("pass", "fail", "skip") and test:
             failed[package] = failed.get(package, 0) + (action == "fail")
-            yield _go(key, action, float(made.get("Elapsed") or 0), output.pop(key, []), starts.pop(key, None))
+            yield _go(
+                key,
+                action,
+                float(made.get("Elapsed") or 0),
+                output.pop(key, []),
+                starts.pop(key, None),
+            )
         elif action in ("fail", "build-fail") and not test:
             for (owner, name), start in list(starts.items()):
                 if owner == package:  # it died, and took the binary along
@@ -182,16 +201,31 @@ def read_gotest(source: Source) -> Iterator[TestResult]:
                     yield _go((owner, name), "crash", 0.0, rows, start)
             if not failed.get(package):
                 failed[package] = 1
-                yield _go((package, "(package)"), "error", 0.0, output.pop(key, []), None)
+                yield _go(
+                    (package, "(package)"), "error", 0.0, output.pop(key, []), None
+                )
     for key, start in starts.items():
         source.tell(f"the stream ends inside {key[0]}.{key[1]}")
         yield _go(key, "crash", 0.0, output.pop(key, []), start)
 
 
-def _go(key: tuple[str, str], action: str, elapsed: float, rows: list[str], start: float | None) -> TestResult:
+def _go(
+    key: tuple[str, str],
+    action: str,
+    elapsed: float,
+    rows: list[str],
+    start: float | None,
+) -> TestResult:
     package, test = key
-    text = "".join(row for row in rows if not row.startswith(("=== ", "--- PASS", "PASS")))
-    outcome = {"pass": "passed", "skip": "skipped", "fail": "failed", "crash": "crashed"}.get(action, action)
+    text = "".join(
+        row for row in rows if not row.startswith(("=== ", "--- PASS", "PASS"))
+    )
+    outcome = {
+        "pass": "passed",
+        "skip": "skipped",
+        "fail": "failed",
+        "crash": "crashed",
+    }.get(action, action)
     if "panic: test timed out" in text:
         outcome = "timeout"
     fields: dict[str, Any] = {
@@ -203,7 +237,11 @@ def _go(key: tuple[str, str], action: str, elapsed: float, rows: list[str], star
     if action == "pass":
         fields["stdout"] = text
     elif text.strip():
-        said = [row.strip() for row in rows if row.strip() and not row.lstrip().startswith(("===", "---"))]
+        said = [
+            row.strip()
+            for row in rows
+            if row.strip() and not row.lstrip().startswith(("===", "---"))
+        ]
         fields["message"] = said[0] if said else action
         fields["trace"] = text.strip("\n")
         if ".go:" in fields["message"]:

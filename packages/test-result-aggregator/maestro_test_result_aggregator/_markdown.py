@@ -9,7 +9,13 @@ if TYPE_CHECKING:
     from ._aggregator import Run, TestResultAggregator
 
 
-def summary(agg: "TestResultAggregator", run: "Run", *, limit: int, rules: GateRules | None = None) -> str:
+def summary(
+    agg: "TestResultAggregator",
+    run: "Run",
+    *,
+    limit: int,
+    rules: GateRules | None = None,
+) -> str:
     """Return the summary; when it would be too long, the least important goes first."""
     if limit < 200:
         raise ValueError(f"limit must be at least 200 bytes, got {limit}")
@@ -23,18 +29,30 @@ def summary(agg: "TestResultAggregator", run: "Run", *, limit: int, rules: GateR
         f"| {c.tests:,} | {c.passed:,} | {c.failed:,} | {c.skipped + c.pending:,} | {c.flaky:,} | {_took(run.duration)} |\n"
     )
     new = set(run.new_failures)
-    clusters = sorted(run.failures(), key=lambda c: (not set(c.tests) & new, -len(c.tests)))
+    clusters = sorted(
+        run.failures(), key=lambda c: (not set(c.tests) & new, -len(c.tests))
+    )
     for one in clusters:
         fresh = sum(t in new for t in one.tests)
-        facts = [_n(len(one.tests), "test"), f"{fresh} new" if fresh else "failing before"]
+        facts = [
+            _n(len(one.tests), "test"),
+            f"{fresh} new" if fresh else "failing before",
+        ]
         facts += [", ".join(one.owners)] if one.owners else []
         rows = "".join(f"  - {_code(t)}\n" for t in one.tests[:5])
         rows += f"  - {len(one.tests) - 5} more\n" if len(one.tests) > 5 else ""
-        blocks.append(f"\n**{_escape(one.example.splitlines()[0][:200])}** ({', '.join(facts)})\n{rows}")
+        blocks.append(
+            f"\n**{_escape(one.example.splitlines()[0][:200])}** ({', '.join(facts)})\n{rows}"
+        )
     flakes = agg.flaky(branch=run.info.branch or None)
     if flakes:
-        blocks.append("\n### Flaky tests\n\n| test | score | failure rate | evidence |\n|---|--:|--:|---|\n")
-        blocks += [f"| {_code(f.test)} | {f.score:.2f} | {f.rate} | {'; '.join(f.evidence)} |\n" for f in flakes]
+        blocks.append(
+            "\n### Flaky tests\n\n| test | score | failure rate | evidence |\n|---|--:|--:|---|\n"
+        )
+        blocks += [
+            f"| {_code(f.test)} | {f.score:.2f} | {f.rate} | {'; '.join(f.evidence)} |\n"
+            for f in flakes
+        ]
     blocks += [f"\n> {_escape(str(d))}\n" for d in run.diagnostics]
     return _within(blocks, limit)
 
@@ -60,16 +78,28 @@ def annotations(run: "Run", *, most: int = 49) -> list[str]:
     failed = run.failed_results
     rows = []
     for result in failed[: most if len(failed) <= most else most - 1]:
-        place = f"file={_value(result.file)},line={result.line or 1}," if result.file else ""
+        place = (
+            f"file={_value(result.file)},line={result.line or 1},"
+            if result.file
+            else ""
+        )
         text = _value(result.message or result.outcome)
         rows.append(f"::error {place}title={_value(result.id)}::{text}")
     if len(failed) > most:
-        rows.append(f"::error title=more failures::{len(failed) - most + 1} more failures are in the report")
+        rows.append(
+            f"::error title=more failures::{len(failed) - most + 1} more failures are in the report"
+        )
     return rows
 
 
 def _value(text: str) -> str:
-    for char, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"), (":", "%3A"), (",", "%2C")):
+    for char, code in (
+        ("%", "%25"),
+        ("\r", "%0D"),
+        ("\n", "%0A"),
+        (":", "%3A"),
+        (",", "%2C"),
+    ):
         text = text.replace(char, code)
     return text
 

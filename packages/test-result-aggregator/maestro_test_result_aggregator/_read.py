@@ -41,7 +41,9 @@ _ROOTS = {
     "robot": "robot",
 }  # fmt: skip
 _ROOT = re.compile(r"<(?![?!])(?:[\w.-]+:)?([\w.-]+)")
-_TAP = re.compile(r"(?m)^(TAP version \d+|\s*(not )?ok\b|1\.\.\d+|Bail out!|# Subtest: )")
+_TAP = re.compile(
+    r"(?m)^(TAP version \d+|\s*(not )?ok\b|1\.\.\d+|Bail out!|# Subtest: )"
+)
 SUFFIXES = (".xml", ".json", ".jsonl", ".ndjson", ".tap", ".trx", ".log", ".gz")
 
 
@@ -99,11 +101,15 @@ def read_report(
     """
     if format is not None and format not in READERS:
         hint = did_you_mean(format, READERS)
-        raise ReportError(path, f"no format {format!r}{hint}; known are {', '.join(READERS)}")
+        raise ReportError(
+            path, f"no format {format!r}{hint}; known are {', '.join(READERS)}"
+        )
     found: list[Diagnostic] = []
     if hasattr(path, "read"):
         stream = cast("BinaryIO", path)
-        yield from _stream(stream, getattr(stream, "name", "-"), format, told or found.append)
+        yield from _stream(
+            stream, getattr(stream, "name", "-"), format, told or found.append
+        )
     else:
         try:
             with _open(Path(path)) as file:
@@ -124,7 +130,9 @@ def _open(path: Path) -> BinaryIO:
     return file
 
 
-def _stream(stream: BinaryIO, name: str, format: str | None, told: Told) -> Iterator[TestResult]:
+def _stream(
+    stream: BinaryIO, name: str, format: str | None, told: Told
+) -> Iterator[TestResult]:
     head = stream.read(CHUNK)
     source = Source(name, stream, head, told)
     if not head.strip(b"\xef\xbb\xbf \t\r\n"):
@@ -132,7 +140,9 @@ def _stream(stream: BinaryIO, name: str, format: str | None, told: Told) -> Iter
         return
     reader = format or sniff(head)
     if reader is None:
-        raise ReportError(name, f"not a report of a known format; known are {', '.join(READERS)}")
+        raise ReportError(
+            name, f"not a report of a known format; known are {', '.join(READERS)}"
+        )
     yield from _checked(source, READERS[reader])
 
 
@@ -147,7 +157,9 @@ def _checked(source: Source, reader: Reader) -> Iterator[TestResult]:
         source.tell(f"the report counts {declared} tests and holds {count}", warn=True)
 
 
-def expand(patterns: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], told: Told) -> list[Path]:
+def expand(
+    patterns: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], told: Told
+) -> list[Path]:
     """Return the files that patterns, folders and names stand for, sorted, each once."""
     if isinstance(patterns, str | os.PathLike):
         patterns = [patterns]
@@ -155,23 +167,44 @@ def expand(patterns: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+            files = sorted(
+                p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()
+            )
         elif path.exists() or str(path) == "-":
             files = [path]
         else:
-            files = sorted(Path(p) for p in glob.glob(str(pattern), recursive=True) if os.path.isfile(p))  # noqa: PTH113,PTH207 - patterns may be absolute
+            files = sorted(
+                Path(p)
+                for p in glob.glob(str(pattern), recursive=True)
+                if os.path.isfile(p)
+            )  # noqa: PTH113,PTH207 - patterns may be absolute
         if not files:
-            told(Diagnostic(path=str(pattern), message="no such file, and the pattern matches none"))
-        found.update(dict.fromkeys(f for f in files if not f.name.endswith("-container.json")))
+            told(
+                Diagnostic(
+                    path=str(pattern),
+                    message="no such file, and the pattern matches none",
+                )
+            )
+        found.update(
+            dict.fromkeys(f for f in files if not f.name.endswith("-container.json"))
+        )
     return list(found)
 
 
-def read_all(paths: Iterable[Path], told: Told, progress: Callable[[Path], None] | None = None, *, format: str | None = None) -> Iterator[TestResult]:
+def read_all(
+    paths: Iterable[Path],
+    told: Told,
+    progress: Callable[[Path], None] | None = None,
+    *,
+    format: str | None = None,
+) -> Iterator[TestResult]:
     """Stream many reports; one that cannot be read at all is a diagnostic."""
     for path in paths:
         if progress:
             progress(path)
         try:
-            yield from read_report(path if str(path) != "-" else sys.stdin.buffer, format=format, told=told)
+            yield from read_report(
+                path if str(path) != "-" else sys.stdin.buffer, format=format, told=told
+            )
         except ReportError as error:
             told(Diagnostic(path=error.path, message=error.reason))

@@ -24,9 +24,16 @@ def read_robot(source: Source) -> Iterator[TestResult]:
         else:
             duration = (moment(status.get("endtime")) or 0.0) - (start or 0.0)
         files = [n.get("source") for n in node.above("suite") if n.get("source")]
-        tags = [*node.all("tag"), *(node.child("tags") or Node("tags", {}, None)).all("tag")]
+        tags = [
+            *node.all("tag"),
+            *(node.child("tags") or Node("tags", {}, None)).all("tag"),
+        ]
         message = status.text
-        logged = [m.text for m in _messages(node) if m.get("level") in ("FAIL", "ERROR", "WARN")]
+        logged = [
+            m.text
+            for m in _messages(node)
+            if m.get("level") in ("FAIL", "ERROR", "WARN")
+        ]
         yield _filled({
             "id": ".".join([*suites, node.get("name")]), "name": node.get("name"),
             "outcome": _WORDS.get(status.get("status"), "other"),

@@ -56,17 +56,29 @@ class GateRules:
         known = {f.name: f for f in fields(cls)}
         for name, value in rules.items():
             if name not in known:
-                raise RulesError(path, name, f"no such rule{did_you_mean(name, known)}; known are {', '.join(known)}")
+                raise RulesError(
+                    path,
+                    name,
+                    f"no such rule{did_you_mean(name, known)}; known are {', '.join(known)}",
+                )
             wanted = str(known[name].type)
             if "bool" in wanted:
                 good = isinstance(value, bool)
             else:
                 numbers: Any = (int, float) if "float" in wanted else int
-                good = isinstance(value, numbers) and not isinstance(value, bool) and value >= 0
+                good = (
+                    isinstance(value, numbers)
+                    and not isinstance(value, bool)
+                    and value >= 0
+                )
             if name == "min_pass_rate" and good:
                 good = value <= 1
-            if not good:
-                raise RulesError(path, name, f"expected {wanted.removesuffix(' | None')}{', 0 to 1' if name == 'min_pass_rate' else ''}, got {value!r}")
+            if not good and not (value is None and "None" in wanted):
+                raise RulesError(
+                    path,
+                    name,
+                    f"expected {wanted.removesuffix(' | None')}{', 0 to 1' if name == 'min_pass_rate' else ''}, got {value!r}",
+                )
         return cls(**rules)
 
 
@@ -112,7 +124,9 @@ class Quarantined:
     def matches(self, test: str) -> bool:
         """Tell whether it is about this test."""
         parts = self.test.split("*")
-        return re.fullmatch(".*".join(map(re.escape, parts)), test, re.DOTALL) is not None
+        return (
+            re.fullmatch(".*".join(map(re.escape, parts)), test, re.DOTALL) is not None
+        )
 
 
 class Quarantine:
@@ -149,19 +163,36 @@ class Quarantine:
         known = ("id", "owner", "reason", "expires")
         for key in table:
             if key not in known:
-                raise RulesError(path, f"{where}.{key}", f"no such key{did_you_mean(key, known)}")
+                raise RulesError(
+                    path, f"{where}.{key}", f"no such key{did_you_mean(key, known)}"
+                )
         for key in known[:3]:
             if not isinstance(table.get(key), str) or not table[key].strip():
-                raise RulesError(path, f"{where}.{key}", "expected a text that is not empty")
+                raise RulesError(
+                    path, f"{where}.{key}", "expected a text that is not empty"
+                )
         expires = table.get("expires")
-        if isinstance(expires, datetime.datetime) or not isinstance(expires, datetime.date):
-            raise RulesError(path, f"{where}.expires", f"expected a date such as 2026-12-31, got {expires!r}")
-        return Quarantined(test=table["id"], owner=table["owner"], reason=table["reason"], expires=expires)
+        if isinstance(expires, datetime.datetime) or not isinstance(
+            expires, datetime.date
+        ):
+            raise RulesError(
+                path,
+                f"{where}.expires",
+                f"expected a date such as 2026-12-31, got {expires!r}",
+            )
+        return Quarantined(
+            test=table["id"],
+            owner=table["owner"],
+            reason=table["reason"],
+            expires=expires,
+        )
 
     def active(self, test: str) -> Quarantined | None:
         """Return the entry that holds for a test today."""
         today = self._today()
-        return next((e for e in self.entries if e.expires >= today and e.matches(test)), None)
+        return next(
+            (e for e in self.entries if e.expires >= today and e.matches(test)), None
+        )
 
     def expired(self) -> list[Quarantined]:
         """Return the entries that have ended and are still in the file."""
@@ -194,15 +225,28 @@ class Owners:
         if not file:
             return ()
         file = file.removeprefix("./").lstrip("/")
-        return next((owners for pattern, owners in reversed(self._rules) if pattern.match(file)), ())
+        return next(
+            (
+                owners
+                for pattern, owners in reversed(self._rules)
+                if pattern.match(file)
+            ),
+            (),
+        )
 
 
 def _pattern(glob: str) -> re.Pattern[str]:
     anchored = "/" in glob.rstrip("/")
     text = re.escape(glob.lstrip("/").rstrip("/"))
-    text = text.replace(r"\*\*/", "(?:.*/)?").replace(r"/\*\*", "/.*").replace(r"\*\*", ".*")
+    text = (
+        text.replace(r"\*\*/", "(?:.*/)?")
+        .replace(r"/\*\*", "/.*")
+        .replace(r"\*\*", ".*")
+    )
     text = text.replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-    tail = "/.*" if glob.endswith("/") else r"\Z" if glob.endswith("/*") else r"(?:/.*)?\Z"
+    tail = (
+        "/.*" if glob.endswith("/") else r"\Z" if glob.endswith("/*") else r"(?:/.*)?\Z"
+    )
     return re.compile(("" if anchored else "(?:.*/)?") + text + tail)
 
 

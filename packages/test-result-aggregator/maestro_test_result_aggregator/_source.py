@@ -36,7 +36,9 @@ class Source:
         self._stream = stream
         self._told = told
 
-    def tell(self, message: str, *, line: int | None = None, warn: bool = False) -> None:
+    def tell(
+        self, message: str, *, line: int | None = None, warn: bool = False
+    ) -> None:
         """Record a diagnostic."""
         level = "warning" if warn else "error"
         self._told(
@@ -61,7 +63,9 @@ class Source:
             if b"\n" not in chunk:
                 rest += chunk
                 if len(rest) > MAX_LINE:
-                    self.tell(f"line {number + 1} is over {MAX_LINE >> 20} MB; reading ends")
+                    self.tell(
+                        f"line {number + 1} is over {MAX_LINE >> 20} MB; reading ends"
+                    )
                     return
                 continue
             *whole, rest = (rest + chunk).split(b"\n")
@@ -106,7 +110,9 @@ def seconds(text: str | None) -> float:
     text = text.strip().lower()
     if match := _DAYS.match(text):
         days, hours, minutes, rest = match.groups()
-        return (int(days or 0) * 24 + int(hours)) * 3600 + int(minutes) * 60 + float(rest)
+        return (
+            (int(days or 0) * 24 + int(hours)) * 3600 + int(minutes) * 60 + float(rest)
+        )
     scale = 1.0
     for unit, factor in (("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("s", 1.0)):
         if text.endswith(unit):

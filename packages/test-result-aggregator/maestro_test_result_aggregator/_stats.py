@@ -59,7 +59,7 @@ class Priors:
         direct: Log odds for each disagreement on one commit or recovered retry.
     """
 
-    coin: tuple[float, float] = (0.3, 3.0)
+    coin: tuple[float, float] = (1.0, 3.0)
     breaks: tuple[float, float] = (0.2, 20.0)
     mends: tuple[float, float] = (1.0, 3.0)
     flaky: float = 0.5
@@ -117,7 +117,9 @@ def outage_weights(shares: Sequence[float]) -> list[float]:
     return [min(1.0, usual / share) if share > 0 else 1.0 for share in shares]
 
 
-def judge(history: Sequence[Point], *, priors: Priors | None = None, enough: int = 10) -> Verdict:
+def judge(
+    history: Sequence[Point], *, priors: Priors | None = None, enough: int = 10
+) -> Verdict:
     """Weigh one history, oldest run first.
 
     Args:
@@ -137,7 +139,9 @@ def judge(history: Sequence[Point], *, priors: Priors | None = None, enough: int
     weight = sum(p.weight for p in history if p.failed)
     score = 0.0
     if failures or retries:
-        score = _logistic(math.log(priors.flaky) + _log_factor(history, priors) + direct)
+        score = _logistic(
+            math.log(priors.flaky) + _log_factor(history, priors) + direct
+        )
     evidence = []
     if isolated:
         evidence.append(f"failed alone {isolated}x")
@@ -167,7 +171,9 @@ def _log_factor(history: Sequence[Point], priors: Priors) -> float:
             good += 1.0
         if before is not None:
             if before.failed:
-                both = min(before.weight, point.weight) if point.failed else before.weight
+                both = (
+                    min(before.weight, point.weight) if point.failed else before.weight
+                )
                 if point.failed:
                     remains += both
                 else:
@@ -180,7 +186,9 @@ def _log_factor(history: Sequence[Point], priors: Priors) -> float:
             breaks += point.weight
         before = point
     coin = _log_beta(priors.coin, bad, good)
-    sticky = _log_beta(priors.breaks, breaks, stays) + _log_beta(priors.mends, mends, remains)
+    sticky = _log_beta(priors.breaks, breaks, stays) + _log_beta(
+        priors.mends, mends, remains
+    )
     return coin - sticky
 
 
@@ -206,12 +214,20 @@ def _same_commit(history: Sequence[Point]) -> float:
     for point in history:
         if point.commit:
             bad, good = commits.get(point.commit, (0.0, 0))
-            commits[point.commit] = (bad + point.weight * point.failed, good + (not point.failed))
+            commits[point.commit] = (
+                bad + point.weight * point.failed,
+                good + (not point.failed),
+            )
     return sum(min(bad, good) for bad, good in commits.values())
 
 
 def _class(
-    history: Sequence[Point], score: float, weight: float, direct: float, isolated: int, enough: int
+    history: Sequence[Point],
+    score: float,
+    weight: float,
+    direct: float,
+    isolated: int,
+    enough: int,
 ) -> FlakeClass:
     failures = sum(p.failed for p in history)
     if direct >= 1.0 and score >= 0.5:
@@ -282,9 +298,15 @@ def duration_change(
     before, after = statistics.median(base), statistics.median(now)
     ratio = max(after, 1e-6) / max(before, 1e-6)
     score = (math.log(max(after, 1e-6)) - middle) / spread
-    if abs(after - before) < at_least or abs(math.log(ratio)) < math.log(factor) or abs(score) < deviations:
+    if (
+        abs(after - before) < at_least
+        or abs(math.log(ratio)) < math.log(factor)
+        or abs(score) < deviations
+    ):
         return None
-    return DurationChange(test=test, before=before, after=after, ratio=ratio, score=score)
+    return DurationChange(
+        test=test, before=before, after=after, ratio=ratio, score=score
+    )
 
 
 def shards(
@@ -311,7 +333,9 @@ def shards(
     bundles: dict[str, list[str]] = {}
     for test in times:
         bundles.setdefault(groups.get(test, test), []).append(test)
-    means = {g: statistics.fmean(times[t] for t in tests) for g, tests in bundles.items()}
+    means = {
+        g: statistics.fmean(times[t] for t in tests) for g, tests in bundles.items()
+    }
     for test in unseen:
         if test not in times:
             group = groups.get(test, test)

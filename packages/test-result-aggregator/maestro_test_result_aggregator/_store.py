@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from ._ctrf import from_ctrf, to_ctrf
-from ._model import FAILURES, OUTCOMES, STATUS_OF, Attempt, Counts, Diagnostic, Outcome, TestResult, make
+from ._model import (
+    FAILURES,
+    OUTCOMES,
+    STATUS_OF,
+    Attempt,
+    Counts,
+    Diagnostic,
+    Outcome,
+    TestResult,
+    make,
+)
 from .errors import HistoryError, RunExists, RunNotFound
 
 VERSION = 1
@@ -90,14 +100,19 @@ class History:
         timeout: Seconds to wait for another writer.
     """
 
-    def __init__(self, path: str | Path | None = None, *, timeout: float = 60.0) -> None:
+    def __init__(
+        self, path: str | Path | None = None, *, timeout: float = 60.0
+    ) -> None:
         self.path = str(path) if path is not None else ":memory:"
         self._lock = threading.RLock()
         try:
             if path is not None:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
-                self.path, timeout=timeout, isolation_level=None, check_same_thread=False
+                self.path,
+                timeout=timeout,
+                isolation_level=None,
+                check_same_thread=False,
             )
         except (sqlite3.Error, OSError) as error:
             raise HistoryError(self.path, f"cannot be opened: {error}") from error
@@ -105,7 +120,9 @@ class History:
             self._open()
         except sqlite3.Error as error:
             self._db.close()
-            raise HistoryError(self.path, f"cannot be used as a history: {error}") from error
+            raise HistoryError(
+                self.path, f"cannot be used as a history: {error}"
+            ) from error
         except BaseException:
             self._db.close()
             raise
@@ -114,7 +131,10 @@ class History:
         db = self._db
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
-            raise HistoryError(self.path, f"written by a later version (layout {version}, this one knows {VERSION}); upgrade the package")
+            raise HistoryError(
+                self.path,
+                f"written by a later version (layout {version}, this one knows {VERSION}); upgrade the package",
+            )
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA cache_size = -65536")
@@ -150,7 +170,9 @@ class History:
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
                 self._undo()
-                raise HistoryError(self.path, f"not written, nothing of this run is kept: {error}") from error
+                raise HistoryError(
+                    self.path, f"not written, nothing of this run is kept: {error}"
+                ) from error
             except BaseException:
                 self._undo()
                 raise
@@ -212,14 +234,17 @@ class History:
             else:
                 run = row[0]
                 old = db.execute(
-                    "SELECT id, digest FROM part WHERE run = ? AND shard = ?", (run, shard)
+                    "SELECT id, digest FROM part WHERE run = ? AND shard = ?",
+                    (run, shard),
                 ).fetchone()
                 if old and not replace:
                     if digest and old[1] == digest:
                         return False
                     raise RunExists(self.path, run_id, shard)
                 if old:
-                    db.execute("DELETE FROM result WHERE run = ? AND part = ?", (run, old[0]))
+                    db.execute(
+                        "DELETE FROM result WHERE run = ? AND part = ?", (run, old[0])
+                    )
                     db.execute("DELETE FROM part WHERE id = ?", (old[0],))
             part = db.execute(
                 "INSERT INTO part(run, shard, digest, counts, diagnostics) VALUES(?,?,?,'','')",
@@ -231,11 +256,21 @@ class History:
             told += loader.told()
             db.execute(
                 "UPDATE part SET counts = ?, diagnostics = ? WHERE id = ?",
-                (json.dumps(loader.sums()), json.dumps([[d.path, d.message, d.line, d.level] for d in told]), part),
+                (
+                    json.dumps(loader.sums()),
+                    json.dumps([[d.path, d.message, d.line, d.level] for d in told]),
+                    part,
+                ),
             )
         return True
 
-    def runs(self, *, branch: str | None = None, last: int | None = None, since: float | None = None) -> list[RunInfo]:
+    def runs(
+        self,
+        *,
+        branch: str | None = None,
+        last: int | None = None,
+        since: float | None = None,
+    ) -> list[RunInfo]:
         """Return runs, oldest first.
 
         Args:
@@ -258,7 +293,9 @@ class History:
             values[-1] = since  # type: ignore[call-overload]  # a number among the texts
         rows = self._rows(sql, [*values, -1 if last is None else last])[::-1]
         parts: dict[int, list[Any]] = {}
-        for row in self._rows("SELECT run, shard, counts, diagnostics FROM part ORDER BY id"):
+        for row in self._rows(
+            "SELECT run, shard, counts, diagnostics FROM part ORDER BY id"
+        ):
             parts.setdefault(row[0], []).append(row)
         return [_info(row, parts.get(row[0], [])) for row in rows]
 
@@ -268,20 +305,33 @@ class History:
         Raises:
             RunNotFound: There is none of this name.
         """
-        rows = self._rows("SELECT id, name, started, sha, branch, environment FROM run WHERE name = ?", (run_id,))
+        rows = self._rows(
+            "SELECT id, name, started, sha, branch, environment FROM run WHERE name = ?",
+            (run_id,),
+        )
         if not rows:
-            known = [r[0] for r in self._rows("SELECT name FROM run ORDER BY id DESC LIMIT 1000")]
+            known = [
+                r[0]
+                for r in self._rows("SELECT name FROM run ORDER BY id DESC LIMIT 1000")
+            ]
             raise RunNotFound(self.path, run_id, known)
-        parts = self._rows("SELECT run, shard, counts, diagnostics FROM part WHERE run = ? ORDER BY id", (rows[0][0],))
+        parts = self._rows(
+            "SELECT run, shard, counts, diagnostics FROM part WHERE run = ? ORDER BY id",
+            (rows[0][0],),
+        )
         return _info(rows[0], parts)
 
     def results(self, run_id: str, *, failed: bool = False) -> list[TestResult]:
         """Return the results of a run, or only its failures, in the order of ids."""
         info = self.run(run_id)
-        only = "AND r.test IN (SELECT test FROM result WHERE run = ? AND outcome >= 6)" if failed else ""
+        only = (
+            "AND r.test IN (SELECT test FROM result WHERE run = ? AND outcome >= 6)"
+            if failed
+            else ""
+        )
         rows = self._rows(
             "SELECT t.key, t.name, t.file, t.line, t.suite, r.attempt, r.outcome, r.us, r.start, b.data"
-            f" FROM result r JOIN test t ON t.id = r.test LEFT JOIN body b ON b.id = r.body WHERE r.run = ? {only}"  # noqa: S608 - fixed words
+            f" FROM result r JOIN test t ON t.id = r.test LEFT JOIN body b ON b.id = r.body WHERE r.run = ? {only}"
             " ORDER BY t.key, r.attempt",
             (info.number, info.number) if failed else (info.number,),
         )
@@ -292,7 +342,9 @@ class History:
             made[result.id] = result.after(earlier) if earlier else result
         return [r for r in made.values() if not failed or r.failed]
 
-    def of_test(self, test: str, *, last: int = 100, branch: str | None = None) -> list[Execution]:
+    def of_test(
+        self, test: str, *, last: int = 100, branch: str | None = None
+    ) -> list[Execution]:
         """Return the last executions of a test, oldest first; empty if it is unknown."""
         rows = self._rows(
             "SELECT u.name, u.started, u.sha, r.outcome, r.us, r.attempt, b.message FROM test t JOIN result r ON r.test = t.id"
@@ -327,7 +379,9 @@ class History:
             (json.dumps([run.number for run in runs]),),
         )
 
-    def keys(self, numbers: Iterable[int] | None = None) -> dict[int, tuple[str, str | None]]:
+    def keys(
+        self, numbers: Iterable[int] | None = None
+    ) -> dict[int, tuple[str, str | None]]:
         """Return the id and file of tests by number; of all without numbers."""
         if numbers is None:
             rows = self._rows("SELECT id, key, file FROM test")
@@ -353,11 +407,16 @@ class History:
             if row is None:
                 return 0
             target = db.execute("SELECT id FROM test WHERE key = ?", (new,)).fetchone()
-            moved = db.execute("SELECT count(DISTINCT run) FROM result WHERE test = ?", row).fetchone()[0]
+            moved = db.execute(
+                "SELECT count(DISTINCT run) FROM result WHERE test = ?", row
+            ).fetchone()[0]
             if target is None:
                 db.execute("UPDATE test SET key = ? WHERE id = ?", (new, row[0]))
             else:  # both ran in one run: the new name's result stands
-                db.execute("UPDATE OR IGNORE result SET test = ? WHERE test = ?", (target[0], row[0]))
+                db.execute(
+                    "UPDATE OR IGNORE result SET test = ? WHERE test = ?",
+                    (target[0], row[0]),
+                )
                 db.execute("DELETE FROM result WHERE test = ?", row)
                 db.execute("DELETE FROM test WHERE id = ?", row)
         return int(moved)
@@ -370,18 +429,24 @@ class History:
             before: Forget what started earlier, in seconds since 1970.
         """
         with self._writing() as db:
-            rows = db.execute("SELECT id, branch, started FROM run ORDER BY started DESC, id DESC").fetchall()
+            rows = db.execute(
+                "SELECT id, branch, started FROM run ORDER BY started DESC, id DESC"
+            ).fetchall()
             seen: dict[str, int] = {}
             gone = []
             for number, branch, started in rows:
                 seen[branch] = seen.get(branch, 0) + 1
-                if (keep is not None and seen[branch] > keep) or (before is not None and started < before):
+                if (keep is not None and seen[branch] > keep) or (
+                    before is not None and started < before
+                ):
                     gone.append((number,))
             for table, column in (("result", "run"), ("part", "run"), ("run", "id")):
                 db.executemany(f"DELETE FROM {table} WHERE {column} = ?", gone)  # noqa: S608 - fixed words
             if gone:
                 db.execute("DELETE FROM test WHERE id NOT IN (SELECT test FROM result)")
-                db.execute("DELETE FROM body WHERE id NOT IN (SELECT body FROM result WHERE body IS NOT NULL)")
+                db.execute(
+                    "DELETE FROM body WHERE id NOT IN (SELECT body FROM result WHERE body IS NOT NULL)"
+                )
         if gone:
             with self._lock:
                 self._db.execute("VACUUM")
@@ -398,12 +463,17 @@ class _Loader:
         self.tests: dict[str, int] = dict(db.execute("SELECT key, id FROM test"))
         # The attempts there are, by test: from other shards, then from this one.
         self.attempts: dict[int, int] = dict(
-            db.execute("SELECT test, max(attempt) FROM result WHERE run = ? GROUP BY test", (run,))
+            db.execute(
+                "SELECT test, max(attempt) FROM result WHERE run = ? GROUP BY test",
+                (run,),
+            )
         )
         self.elsewhere = frozenset(self.attempts)
         self.next = (db.execute("SELECT max(id) FROM test").fetchone()[0] or 0) + 1
         self.last: dict[int, bool] = {}
-        self.counts = dict.fromkeys(("tests", "passed", "failed", "skipped", "pending", "other", "flaky"), 0)
+        self.counts = dict.fromkeys(
+            ("tests", "passed", "failed", "skipped", "pending", "other", "flaky"), 0
+        )
         self.us = 0
         self.first: float | None = None
         self.stop: float | None = None
@@ -421,7 +491,16 @@ class _Loader:
             if number is None:
                 number = tests[key] = self.next
                 self.next += 1
-                new.append((number, key, result.name, result.file, result.line, json.dumps(result.suite)))
+                new.append(
+                    (
+                        number,
+                        key,
+                        result.name,
+                        result.file,
+                        result.line,
+                        json.dumps(result.suite),
+                    )
+                )
             if result.attempts:
                 for attempt in result.attempts:
                     attempts[number] = at = attempts.get(number, 0) + 1
@@ -458,7 +537,10 @@ class _Loader:
             self.counts[STATUS_OF[OUTCOMES[code]]] += 1
 
     def flush(self, rows: list[tuple[Any, ...]], new: list[tuple[Any, ...]]) -> None:
-        self.db.executemany("INSERT INTO test(id, key, name, file, line, suite) VALUES(?,?,?,?,?,?)", new)
+        self.db.executemany(
+            "INSERT INTO test(id, key, name, file, line, suite) VALUES(?,?,?,?,?,?)",
+            new,
+        )
         rows.sort()
         self.db.executemany("INSERT INTO result VALUES(?,?,?,?,?,?,?,?)", rows)
         rows.clear()
@@ -471,7 +553,9 @@ class _Loader:
         }  # fmt: skip
         body = None
         if known:
-            body = self.body(make({"id": "", "name": "-", "outcome": attempt.outcome, **known}))
+            body = self.body(
+                make({"id": "", "name": "-", "outcome": attempt.outcome, **known})
+            )
         start = None if attempt.start is None else int(attempt.start * 1e6)
         us = int(attempt.duration * 1e6 + 0.5)
         return number, self.run, at, _CODE[attempt.outcome], us, start, self.part, body
@@ -479,11 +563,25 @@ class _Loader:
     def body(self, result: TestResult) -> int | None:
         made = to_ctrf(result)
         extra = made.pop("extra")
-        for key in ("maestro.id", "maestro.outcome", "maestro.seconds", "maestro.start"):
+        for key in (
+            "maestro.id",
+            "maestro.outcome",
+            "maestro.seconds",
+            "maestro.start",
+        ):
             extra.pop(key, None)
         if extra == {"maestro.absent": ["rawStatus"]}:
             extra = {}
-        for key in ("name", "status", "duration", "start", "stop", "retries", "retryAttempts", "flaky"):
+        for key in (
+            "name",
+            "status",
+            "duration",
+            "start",
+            "stop",
+            "retries",
+            "retryAttempts",
+            "flaky",
+        ):
             made.pop(key, None)
         if result.raw_status is None:
             made.pop("rawStatus")
@@ -493,9 +591,13 @@ class _Loader:
             made["extra"] = extra
         if not made:
             return None
-        data = json.dumps(made, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")
+        data = json.dumps(made, ensure_ascii=False, sort_keys=True).encode(
+            "utf-8", "surrogatepass"
+        )
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        row = self.db.execute("SELECT id FROM body WHERE digest = ?", (digest,)).fetchone()
+        row = self.db.execute(
+            "SELECT id FROM body WHERE digest = ?", (digest,)
+        ).fetchone()
         if row:
             return int(row[0])
         return self.db.execute(

@@ -79,7 +79,10 @@ def _plain(text: str) -> str:
 
 def _point(match: re.Match[str], above: list[str]) -> dict[str, Any]:
     text = match[4]
-    fields: dict[str, Any] = {"outcome": "failed" if match[2] else "passed", "duration": 0.0}
+    fields: dict[str, Any] = {
+        "outcome": "failed" if match[2] else "passed",
+        "duration": 0.0,
+    }
     text = text.rstrip().removesuffix("{").rstrip()
     if took := _TOOK.search(text):
         text = text[: took.start()]
@@ -101,7 +104,9 @@ def _leaf(fields: dict[str, Any], children: set[tuple[int, str]]) -> TestResult 
     kind = fields.pop("kind", "")
     parent = key in children
     children.discard(key)
-    if kind == "suite" or (parent and "subtest" in (fields.get("message") or "subtest")):
+    if kind == "suite" or (
+        parent and "subtest" in (fields.get("message") or "subtest")
+    ):
         return None
     return make(fields)
 

@@ -82,12 +82,19 @@ def _joined(earlier: TestResult, later: TestResult, how: OnDuplicate) -> TestRes
         return later
     if how == "worst":
         return earlier if earlier.failed and not later.failed else later
-    if None not in (earlier.start, later.start) and (later.start or 0) < (earlier.start or 0):
+    if None not in (earlier.start, later.start) and (later.start or 0) < (
+        earlier.start or 0
+    ):
         earlier, later = later, earlier
     return later.after(earlier)
 
 
-def write_report(results: Iterable[TestResult], path: str | os.PathLike[str], *, format: str | None = None) -> Path:
+def write_report(
+    results: Iterable[TestResult],
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+) -> Path:
     """Write results in the format that the suffix names, whole or not at all.
 
     Args:
@@ -96,10 +103,15 @@ def write_report(results: Iterable[TestResult], path: str | os.PathLike[str], *,
         format: `ctrf`, `junit` or `jsonl`, if the suffix does not say it.
     """
     path = Path(path)
-    word = format or {".json": "ctrf", ".xml": "junit", ".jsonl": "jsonl"}.get(path.suffix.lower())
+    word = format or {".json": "ctrf", ".xml": "junit", ".jsonl": "jsonl"}.get(
+        path.suffix.lower()
+    )
     writer = _WRITERS.get(word or "")
     if writer is None:
-        raise ReportError(path, f"cannot write {word or 'a file of this suffix'!r}: expected .json (ctrf), .xml (junit) or .jsonl")
+        raise ReportError(
+            path,
+            f"cannot write {word or 'a file of this suffix'!r}: expected .json (ctrf), .xml (junit) or .jsonl",
+        )
     write_whole(path, writer(list(results)))
     return path
 
@@ -121,7 +133,12 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _ctrf_text(results: list[TestResult]) -> str:
-    return json.dumps(document(results, tool="maestro-results"), ensure_ascii=False, indent=1) + "\n"
+    return (
+        json.dumps(
+            document(results, tool="maestro-results"), ensure_ascii=False, indent=1
+        )
+        + "\n"
+    )
 
 
 def _jsonl_text(results: list[TestResult]) -> str:
@@ -158,12 +175,22 @@ def _junit_text(results: list[TestResult]) -> str:
 
 def _case(result: TestResult) -> list[str]:
     group = result.id.removesuffix(result.name).rstrip(":> .")
-    attrs = [("classname", group or ".".join(result.suite) or "tests"), ("name", result.name)]
+    attrs = [
+        ("classname", group or ".".join(result.suite) or "tests"),
+        ("name", result.name),
+    ]
     attrs += [("time", f"{result.duration:.6f}")]
-    attrs += [(k, v) for k, v in (("file", result.file), ("line", result.line)) if v is not None]
+    attrs += [
+        (k, v)
+        for k, v in (("file", result.file), ("line", result.line))
+        if v is not None
+    ]
     inner = [f"<properties><property name={_attr('maestro.id')} value={_attr(result.id)}/>"
              f"<property name={_attr('maestro.outcome')} value={_attr(result.outcome)}/>"]  # fmt: skip
-    inner += [f"<property name={_attr(k)} value={_attr(v)}/>" for k, v in result.properties.items()]
+    inner += [
+        f"<property name={_attr(k)} value={_attr(v)}/>"
+        for k, v in result.properties.items()
+    ]
     inner.append("</properties>")
     if result.failed:
         # Surefire's order: the first attempt is the failure, the others are reruns.
@@ -171,7 +198,9 @@ def _case(result: TestResult) -> list[str]:
         tries.append((result.outcome, result.message, result.trace))
         (outcome, message, trace), *again = [t for t in tries if t[0] in FAILURES]
         tag = "error" if outcome in ("error", "crashed") else "failure"
-        inner.append(f"<{tag} message={_attr(message or '')}>{_body(trace or '')}</{tag}>")
+        inner.append(
+            f"<{tag} message={_attr(message or '')}>{_body(trace or '')}</{tag}>"
+        )
         inner += [_again("rerun", *one) for one in again]
     elif result.status in ("skipped", "pending"):
         inner.append(f"<skipped message={_attr(result.message or '')}/>")

@@ -10,7 +10,7 @@ MAX_DEPTH = 200
 MAX_TEXT = 64 << 20
 
 
-class XmlRefused(Exception):  # noqa: N818 - never leaves the package
+class XmlRefused(Exception):
     """The document holds what no report needs."""
 
 
@@ -27,26 +27,32 @@ def _refuse(name: str, *_: object) -> None:
     raise XmlRefused(f"a DOCTYPE ({name}) is refused: reports need none, attacks do")
 
 
-def feed(source: Source, made: Any, pending: list[Any], unfinished: Callable[[], str]) -> Iterator[Any]:
+def feed(
+    source: Source, made: Any, pending: list[Any], unfinished: Callable[[], str]
+) -> Iterator[Any]:
     """Push the file through a parser, yielding what its handlers put into `pending`.
 
     `unfinished` says what was half read when the file broke off.
     """
     try:
         for chunk in source.chunks():
-            made.Parse(chunk, False)  # noqa: FBT003 - not the end
+            made.Parse(chunk, False)
             if pending:
                 yield from pending
                 pending.clear()
-        made.Parse(b"", True)  # noqa: FBT003 - the end
+        made.Parse(b"", True)
     except expat.ExpatError as error:
         yield from pending
         what = expat.ErrorString(error.code)
-        source.tell(f"broken XML ({what}); read up to here{unfinished()}", line=error.lineno)
+        source.tell(
+            f"broken XML ({what}); read up to here{unfinished()}", line=error.lineno
+        )
         return
     except (XmlRefused, ValueError, LookupError) as error:
         yield from pending
-        source.tell(f"{error}; read up to here{unfinished()}", line=made.CurrentLineNumber)
+        source.tell(
+            f"{error}; read up to here{unfinished()}", line=made.CurrentLineNumber
+        )
         return
     yield from pending
 
@@ -76,7 +82,11 @@ class Node:
         """Return the first descendant along a path of names."""
         node: Node | None = self
         for name in path:
-            node = next((c for c in node.children if c.tag == name), None) if node else None
+            node = (
+                next((c for c in node.children if c.tag == name), None)
+                if node
+                else None
+            )
         return node
 
     def textat(self, *path: str) -> str:
@@ -98,7 +108,9 @@ class Node:
         return found[::-1]
 
 
-def nodes(source: Source, wanted: frozenset[str], keep: frozenset[str] = frozenset()) -> Iterator[Node]:
+def nodes(
+    source: Source, wanted: frozenset[str], keep: frozenset[str] = frozenset()
+) -> Iterator[Node]:
     """Yield each wanted element when it ends, then forget it.
 
     Elements named in `keep` stay with their parents, to be looked at from there.

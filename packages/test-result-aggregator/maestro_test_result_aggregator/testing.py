@@ -41,7 +41,9 @@ class Simulation:
     per_commit: int = 1
 
 
-def histories(simulation: Simulation, *, seed: int) -> Iterator[tuple[bool, list[bool]]]:
+def histories(
+    simulation: Simulation, *, seed: int
+) -> Iterator[tuple[bool, list[bool]]]:
     """Yield, for each test, whether it is flaky and in which runs it failed."""
     s, rng = simulation, random.Random(seed)
     outages = [rng.random() < s.outages for _ in range(s.runs)]
@@ -55,7 +57,12 @@ def histories(simulation: Simulation, *, seed: int) -> Iterator[tuple[bool, list
             while rng.random() > 1 / s.commits_broken:
                 length += 1
             broken = range(start, start + length * s.per_commit)
-        yield flaky, [
-            rng.random() < rate or run in broken or (outages[run] and rng.random() < s.outage_share)
-            for run in range(s.runs)
-        ]
+        yield (
+            flaky,
+            [
+                rng.random() < rate
+                or run in broken
+                or (outages[run] and rng.random() < s.outage_share)
+                for run in range(s.runs)
+            ],
+        )

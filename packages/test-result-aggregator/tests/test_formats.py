@@ -5,7 +5,13 @@ import io
 import json
 
 import pytest
-from maestro_test_result_aggregator import Counts, ReportError, merge, read_report, sniff
+from maestro_test_result_aggregator import (
+    Counts,
+    ReportError,
+    merge,
+    read_report,
+    sniff,
+)
 
 # File -> passed, failed, skipped, pending: what the tool printed when it ran.
 # `made.*` is written by hand after the format's documentation; all others are output
@@ -44,7 +50,9 @@ GOLDEN = {
     "made.surefire.xml": (2, 2, 0, 0),
     "made.gotest.jsonl": (1, 3, 1, 0),
 }
-BOMB = b"""<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>"""
+BOMB = (
+    b"""<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>"""
+)
 FILE = b"""<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>"""
 
 
@@ -86,14 +94,24 @@ def test_a_truncated_twin_yields_its_beginning_and_a_diagnostic(golden, name):
         assert told or len(results) == len(whole), f"silent at {share}"
         for result in results:
             if result.outcome == "passed":
-                assert whole.get(result.id, "passed") != "failed" or "tap" in name or "reportlog" in name
+                assert (
+                    whole.get(result.id, "passed") != "failed"
+                    or "tap" in name
+                    or "reportlog" in name
+                )
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_twin_in_the_wrong_encoding_is_told(golden, name):
     """Latin-1 bytes where UTF-8 is promised."""
     data = (golden / name).read_bytes()
-    at = data.find(b"basket") if b"basket" in data else data.find(b"test_") if b"test_" in data else data.find(b"Basket")
+    at = (
+        data.find(b"basket")
+        if b"basket" in data
+        else data.find(b"test_")
+        if b"test_" in data
+        else data.find(b"Basket")
+    )
     results, told = read(data[:at] + b"caf\xe9" + data[at:])
     assert told or results
     if data.lstrip().startswith(b"<"):
@@ -111,7 +129,9 @@ def test_bombs_and_external_entities_are_refused(golden, name, attack):
     assert "DOCTYPE" in str(told[0])
 
 
-@pytest.mark.parametrize("text", [b"[" * 200_000, b'{"results":' * 50_000, b"<testsuite>" * 5000])
+@pytest.mark.parametrize(
+    "text", [b"[" * 200_000, b'{"results":' * 50_000, b"<testsuite>" * 5000]
+)
 def test_deep_nesting_is_refused(text):
     """Without a crash of the interpreter."""
     results, told = read(text)
@@ -121,10 +141,18 @@ def test_deep_nesting_is_refused(text):
 
 def test_utf16_reports_are_read():
     """PowerShell writes them."""
-    results, told = read('<?xml version="1.0" encoding="utf-16"?><testsuite><testcase name="é" classname="c"/></testsuite>'.encode("utf-16"))
+    results, told = read(
+        '<?xml version="1.0" encoding="utf-16"?><testsuite><testcase name="é" classname="c"/></testsuite>'.encode(
+            "utf-16"
+        )
+    )
     assert [r.name for r in results] == ["é"]
     assert told == []
-    results, _ = read('{"e":"end","test":{"name":"é","status":"passed","duration":1}}\n'.encode("utf-16"))
+    results, _ = read(
+        '{"e":"end","test":{"name":"é","status":"passed","duration":1}}\n'.encode(
+            "utf-16"
+        )
+    )
     assert [r.name for r in results] == ["é"]
 
 
@@ -154,7 +182,9 @@ def test_playwright_retries_become_attempts(golden):
 ])  # fmt: skip
 def test_a_comma_is_read_as_the_file_means_it(times, total):
     """German decimals, English thousands."""
-    cases = "".join(f'<testcase classname="c" name="n{i}" time="{t}"/>' for i, t in enumerate(times))
+    cases = "".join(
+        f'<testcase classname="c" name="n{i}" time="{t}"/>' for i, t in enumerate(times)
+    )
     results, told = read(f"<testsuite>{cases}</testsuite>".encode())
     assert sum(r.duration for r in results) == pytest.approx(total)
     assert [d.level for d in told] == (["warning"] if times[0] == "1,234" else [])
@@ -162,9 +192,14 @@ def test_a_comma_is_read_as_the_file_means_it(times, total):
 
 def test_a_stream_that_stops_names_the_test_in_flight():
     """A crash, not a pass and not nothing."""
-    results, _ = read(b'{"e":"start","id":"a"}\n{"e":"end","test":{"name":"a","status":"passed","duration":1}}\n{"e":"start","id":"b"}\n')
+    results, _ = read(
+        b'{"e":"start","id":"a"}\n{"e":"end","test":{"name":"a","status":"passed","duration":1}}\n{"e":"start","id":"b"}\n'
+    )
     assert [(r.id, r.outcome) for r in results] == [("a", "passed"), ("b", "crashed")]
-    rows = [b'{"pytest_version":"9","$report_type":"SessionStart"}', b'{"nodeid":"t.py::a","location":["t.py",1,"a"],"outcome":"passed","when":"setup","duration":0.1,"$report_type":"TestReport"}']
+    rows = [
+        b'{"pytest_version":"9","$report_type":"SessionStart"}',
+        b'{"nodeid":"t.py::a","location":["t.py",1,"a"],"outcome":"passed","when":"setup","duration":0.1,"$report_type":"TestReport"}',
+    ]
     results, told = read(b"\n".join(rows))
     assert [(r.id, r.outcome) for r in results] == [("t.py::a", "crashed")]
     assert len(told) == 2
@@ -181,7 +216,9 @@ def test_other_dialects_of_junit():
     php = b'<testsuites><testsuite name="/p/phpunit.xml"><testsuite name="T" file="/p/T.php"><testsuite name="T::a"><testcase name="a with data set #0" class="T" classname="T" file="/p/T.php" line="9" assertions="1" time="0.1"><warning type="W">careful</warning></testcase></testsuite></testsuite></testsuite></testsuites>'
     (case,) = read(php)[0]
     assert (case.outcome, case.suite[-1], case.file) == ("failed", "T::a", "/p/T.php")
-    whole = b'<testsuite name="S"><error message="no database">trace</error></testsuite>'
+    whole = (
+        b'<testsuite name="S"><error message="no database">trace</error></testsuite>'
+    )
     (case,) = read(whole)[0]
     assert (case.outcome, case.message) == ("error", "no database")
     both = b'<testsuite><testcase name="a" classname="c"><failure message="one"/><error message="teardown"/></testcase></testsuite>'
@@ -192,14 +229,19 @@ def test_other_dialects_of_junit():
 
 def test_an_address_in_an_id_does_not_make_a_new_test():
     """It changes from run to run."""
-    results, _ = read(b'<testsuite><testcase classname="c" name="t[&lt;A at 0x7f3a12345678&gt;]" time="1"/></testsuite>')
+    results, _ = read(
+        b'<testsuite><testcase classname="c" name="t[&lt;A at 0x7f3a12345678&gt;]" time="1"/></testsuite>'
+    )
     assert results[0].id == "c::t[<A at 0x?>]"
 
 
 @pytest.mark.parametrize("suffix", [".json", ".xml", ".jsonl"])
 def test_what_is_written_is_read_again(golden, tmp_path, suffix):
     """Ids, outcomes, durations and attempts in every format; CTRF and JSONL keep all."""
-    wanted = merge([golden / n for n in GOLDEN if n not in ("pytest-xunit1.junit.xml",)] + [golden / "allure"])
+    wanted = merge(
+        [golden / n for n in GOLDEN if n not in ("pytest-xunit1.junit.xml",)]
+        + [golden / "allure"]
+    )
     path = wanted.write(tmp_path / f"all{suffix}")
     again = merge(path)
     assert again.diagnostics == ()
@@ -207,8 +249,13 @@ def test_what_is_written_is_read_again(golden, tmp_path, suffix):
         assert again.results == wanted.results
         return
     assert {r.id: r.outcome for r in again} == {r.id: r.outcome for r in wanted}
-    assert [r.duration for r in again] == pytest.approx([r.duration for r in wanted], abs=1e-6)
-    tries = {r.id: [a.outcome for a in r.attempts if a.outcome in ("failed", "error")] for r in wanted}
+    assert [r.duration for r in again] == pytest.approx(
+        [r.duration for r in wanted], abs=1e-6
+    )
+    tries = {
+        r.id: [a.outcome for a in r.attempts if a.outcome in ("failed", "error")]
+        for r in wanted
+    }
     for result in again:
         assert [a.outcome for a in result.attempts] == tries[result.id]
 

@@ -152,7 +152,12 @@ def test_the_same_files_again_change_nothing(agg, tmp_path):
 def test_old_runs_are_forgotten_by_branch(agg):
     """With their tests and texts."""
     for n in range(5):
-        agg.add([result(f"t{n}", "failed", message=f"m{n}")], run_id=str(n), branch="ab"[n % 2], started=n)
+        agg.add(
+            [result(f"t{n}", "failed", message=f"m{n}")],
+            run_id=str(n),
+            branch="ab"[n % 2],
+            started=n,
+        )
     assert agg.prune(keep=1) == 3
     assert [r.run_id for r in agg.store.runs()] == ["3", "4"]
     assert agg.store._rows("SELECT count(*) FROM body")[0][0] == 2
@@ -197,14 +202,27 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
 
 def test_a_broken_report_among_good_ones(agg, tmp_path):
     """What can be read is kept, the rest is told, and the gate closes."""
-    (tmp_path / "good.xml").write_bytes(b'<testsuite><testcase name="a" classname="c"/></testsuite>')
-    (tmp_path / "cut.xml").write_bytes(b'<testsuite tests="3"><testcase name="b" classname="c"/><testcase name="d')
+    (tmp_path / "good.xml").write_bytes(
+        b'<testsuite><testcase name="a" classname="c"/></testsuite>'
+    )
+    (tmp_path / "cut.xml").write_bytes(
+        b'<testsuite tests="3"><testcase name="b" classname="c"/><testcase name="d'
+    )
     (tmp_path / "empty.xml").write_bytes(b"")
     (tmp_path / "odd.json").write_bytes(b'{"what": 1}')
-    run = agg.ingest([tmp_path / "*.xml", tmp_path / "odd.json", tmp_path / "missing.xml"], run_id="r")
+    run = agg.ingest(
+        [tmp_path / "*.xml", tmp_path / "odd.json", tmp_path / "missing.xml"],
+        run_id="r",
+    )
     assert sorted(r.id for r in run.results()) == ["c::a", "c::b"]
     told = " | ".join(map(str, run.diagnostics))
-    for words in ("cut.xml:1: broken XML", "counts 3 tests and holds 1", "empty", "its keys are 'what'", "no such file"):
+    for words in (
+        "cut.xml:1: broken XML",
+        "counts 3 tests and holds 1",
+        "empty",
+        "its keys are 'what'",
+        "no such file",
+    ):
         assert words in told
     assert not agg.gate().check(run).ok
     assert agg.gate({"allow_broken_reports": True}).check(run).ok

@@ -1,0 +1,255 @@
+"""Statistics, clusters, gates, quarantine, owners, shards, frames."""
+
+import datetime
+import math
+
+import pytest
+from maestro_test_result_aggregator import (
+    GateRules,
+    Owners,
+    Point,
+    Quarantine,
+    RulesError,
+    cluster,
+    judge,
+    results_of,
+    wilson,
+)
+from maestro_test_result_aggregator._stats import (
+    duration_change,
+    outage_weights,
+    shards,
+)
+from maestro_test_result_aggregator.testing import result
+
+
+def points(text, **fields):
+    """`F` failed, `r` recovered, anything else passed."""
+    return [Point(failed=c == "F", recovered=c == "r", **fields) for c in text]
+
+
+def test_wilson_agrees_with_the_published_example():
+    """Wikipedia's and R's prop.test(10, 100, correct=FALSE): 0.0552 to 0.1744."""
+    made = wilson(10, 100)
+    assert (round(made.low, 4), round(made.high, 4)) == (0.0552, 0.1744)
+    assert (wilson(0, 0).low, wilson(0, 0).high) == (0.0, 1.0)
+    assert math.isclose(wilson(0, 20).high, 0.1611, abs_tol=1e-4)
+
+
+@pytest.mark.parametrize(("history", "class_"), [
+    ("." * 40, "healthy"), ("." * 5, "not-enough-data"), ("....F", "new-failure"),
+    ("." * 20 + "FFFF", "broken"), ("." * 20 + "FFFF" + "." * 9, "fixed"),
+    (".....F" * 5, "flaky"), ("..r.......", "flaky"), ("." * 20 + "F" + "." * 20, "not-enough-data"),
+])  # fmt: skip
+def test_histories_are_classed(history, class_):
+    """As a person would."""
+    assert judge(points(history)).class_ == class_
+
+
+def test_a_failure_in_an_outage_is_no_flake():
+    """A third of all tests failed in that run."""
+    weights = outage_weights([0.01] * 20 + [0.33] + [0.01] * 20)
+    history = [Point(failed=i == 20, weight=w) for i, w in enumerate(weights)]
+    assert judge(history).class_ == "outage"
+    assert judge(history).score < judge(points("." * 20 + "F" + "." * 20)).score
+
+
+def test_one_disagreement_is_one_not_as_many_as_there_are_runs():
+    """19 passes beside one failure do not make 20 flaky runs."""
+    history = [Point(failed=i == 3, commit="same") for i in range(20)]
+    assert judge(history).evidence == ("failed alone 1x", "same commit disagreed 1x")
+
+
+def test_a_new_failure_is_named_with_its_first_commit(agg):
+    """And stays old as long as it fails."""
+    for run, outcome in enumerate(["passed", "failed", "failed"]):
+        agg.add(
+            [result("a", outcome), result("b")],
+            run_id=str(run),
+            commit=f"c{run}",
+            started=run,
+        )
+    assert agg.run("1").new_failures == ["a"]
+    assert agg.run("2").new_failures == []
+    assert agg.run("2").failures()[0].first_commit == "c1"
+    assert agg.compare("0", "2").new_failures == ("a",)
+    agg.add([result("a"), result("c")], run_id="3", started=3)
+    assert agg.run("3").fixed == ["a"]
+    assert agg.compare("2", "3").removed == ("b",)
+
+
+def test_flaky_tests_are_ranked_from_the_history(agg):
+    """Retries count, a regression does not."""
+    for run in range(40):
+        agg.add([
+            result("coin", "failed" if run % 11 == 5 else "passed"),
+            result("broken", "failed" if 10 <= run < 18 else "passed"), result("fine"),
+        ], run_id=str(run), started=run)  # fmt: skip
+    agg.add(
+        [result("retry", "failed"), result("retry", "passed")], run_id="40", started=40
+    )
+    assert [f.test for f in agg.flaky()] == ["coin", "retry"]
+    rest = {f.test: f.class_ for f in agg.flaky(classes=None)}
+    assert rest["broken"] == "fixed"
+    assert "fine" not in rest
+    assert agg.flaky(classes=None)[-1].row.count("F") == 8
+    assert agg.run("40").counts.flaky == 1
+
+
+def test_known_flakes_do_not_close_the_gate(agg):
+    """Unless the rules say so."""
+    for run in range(31):
+        agg.add(
+            [result("coin", "failed" if run % 10 == 0 else "passed"), result("x")],
+            run_id=str(run),
+            started=run,
+        )
+    run = agg.run("30")
+    assert run.new_failures == ["coin"]
+    made = agg.gate().check(run)
+    assert made.ok
+    assert made.ignored == ("coin",)
+    assert not agg.gate({"ignore_known_flakes": False}).check(run).ok
+
+
+@pytest.mark.parametrize(("rules", "reason"), [
+    ({"max_failures": 0}, "1 failure, at most 0"), ({"min_tests": 9}, "2 tests ran, at least 9"),
+    ({"min_pass_rate": 0.9}, "50.00% passed"), ({"max_duration": 1}, "took 3.0 s"),
+    ({"max_missing": 0}, "1 missing test"), ({"require_shards": 2}, "1 shard of 2"),
+])  # fmt: skip
+def test_each_rule_gives_its_reason(agg, rules, reason):
+    """With the figures."""
+    agg.add([result("a"), result("b"), result("gone")], run_id="1", started=1)
+    agg.add(
+        [result("a", duration=3.0), result("b", "failed")],
+        run_id="2",
+        started=2,
+        shard="1/2",
+    )
+    made = (
+        agg.gate({"max_new_failures": None, **rules}).check(agg.run("2"))
+        if rules
+        else None
+    )
+    assert reason in made.reasons[0]
+
+
+def test_rules_say_what_they_do_not_understand(tmp_path):
+    """Key, value and file."""
+    path = tmp_path / "gate.toml"
+    path.write_bytes(b"[gate]\nmax_falures = 0\n")
+    with pytest.raises(RulesError, match="did you mean 'max_failures'"):
+        GateRules.load(path)
+    path.write_bytes(b"[gate]\nmin_pass_rate = 95\n")
+    with pytest.raises(
+        RulesError, match=r"min_pass_rate: expected float, 0 to 1, got 95"
+    ):
+        GateRules.load(path)
+    path.write_bytes(b"gate = [")
+    with pytest.raises(RulesError, match="not TOML"):
+        GateRules.load(path)
+
+
+def test_quarantine_needs_an_owner_and_an_end(tmp_path):
+    """And ends on its day."""
+    path = tmp_path / "q.toml"
+    path.write_bytes(
+        b'[[test]]\nid = "a*"\nowner = "me"\nreason = "db"\nexpires = 2026-03-01\n'
+    )
+    day = datetime.date(2026, 3, 1)
+    quarantine = Quarantine(today=lambda: day).load(path)
+    assert quarantine.active("a::b").owner == "me"
+    assert quarantine.active("b") is None
+    day = datetime.date(2026, 3, 2)
+    assert quarantine.active("a::b") is None
+    assert [e.test for e in quarantine.expired()] == ["a*"]
+    path.write_bytes(b'[[test]]\nid = "a"\nreason = "db"\nexpires = 2026-03-01\n')
+    with pytest.raises(RulesError, match=r"test\[0\]\.owner"):
+        Quarantine().load(path)
+    path.write_bytes(
+        b'[[test]]\nid = "a"\nowner = "me"\nreason = "db"\nexpires = "soon"\n'
+    )
+    with pytest.raises(RulesError, match="expected a date"):
+        Quarantine().load(path)
+
+
+def test_the_last_owner_pattern_that_matches_counts(tmp_path):
+    """As on GitHub."""
+    path = tmp_path / "CODEOWNERS"
+    path.write_bytes(
+        b"# all\n* @all\n*.js @web\n/docs/ @docs\napps/ @apps\n/src/**/api.py @api\n/one/* @one\n"
+    )
+    owners = Owners.load(path)
+    wanted = {"a.py": "@all", "x/y.js": "@web", "docs/a/b.md": "@docs", "x/docs/b.md": "@all", "x/apps/y": "@apps",
+              "src/a/b/api.py": "@api", "src/api.py": "@api", "one/a": "@one", "one/a/b": "@all"}  # fmt: skip
+    assert {file: owners.of(file)[0] for file in wanted} == wanted
+    assert owners.of(None) == ()
+
+
+def test_failures_of_one_cause_are_one_cluster():
+    """Numbers, paths, quoted text and single words may differ."""
+    said = [
+        f"ConnectionError: cannot reach 10.0.0.{i}:80{i} after {i} s" for i in range(30)
+    ]
+    said += [f"KeyError: 'order-{i}'" for i in range(20)]
+    said += [
+        f"AssertionError: user {name} has no right to do that"
+        for name in ("ada", "bob", "eve")
+    ]
+    made = cluster(
+        [result(f"t{i}", "failed", message=text) for i, text in enumerate(said)]
+    )
+    assert [len(c.tests) for c in made] == [30, 20, 3]
+    assert made[0].title == "ConnectionError: cannot reach <ip> after <n> s"
+    assert "<*>" in made[2].title
+
+
+def test_durations_that_moved_are_told_and_noise_is_not():
+    """Ratio, seconds and spread must all be beyond their limits."""
+    noise = [1.0, 1.1, 0.9, 1.05, 0.95] * 6
+    assert duration_change("t", noise) is None
+    made = duration_change("t", noise + [2.0] * 5)
+    assert (made.before, made.after, round(made.ratio, 2)) == (1.0, 2.0, 2.0)
+    assert duration_change("t", [0.001] * 30 + [0.01] * 5) is None
+    assert duration_change("t", [1.0] * 5) is None
+
+
+def test_shards_are_even_and_never_empty():
+    """Files together, one long file split when it must be."""
+    times = {f"f{i % 7}::t{i}": 1.0 + i % 3 for i in range(70)}
+    groups = {t: t.partition("::")[0] for t in times}
+    made = shards(times, 3, groups=groups)
+    loads = [sum(times[t] for t in part) for part in made]
+    assert max(loads) / min(loads) < 1.6
+    assert sorted(t for part in made for t in part) == sorted(times)
+    whole = [{groups[t] for t in part} for part in made]
+    assert sum(map(len, whole)) == 7
+    assert all(
+        shards(
+            {f"one::{i}": 1.0 for i in range(4)},
+            4,
+            groups={f"one::{i}": "one" for i in range(4)},
+        )
+    )
+    assert made == shards(dict(reversed(times.items())), 3, groups=groups)
+
+
+def test_frames_have_their_types_empty_or_not(agg):
+    """And give the results back whole."""
+    types = {
+        what: agg.to_dataframe(what).dtypes.to_dict()
+        for what in ("results", "runs", "flaky", "durations")
+    }
+    wanted = [
+        result("a", start=1.5e9, file="a.py", line=3),
+        result("b", "failed", message="no", tags=("x",)),
+    ]
+    agg.add(wanted, run_id="1", started=1.5e9)
+    for what, before in types.items():
+        assert agg.to_dataframe(what).dtypes.to_dict() == before, what
+    frame = agg.to_dataframe("results")
+    assert results_of(frame) == wanted
+    assert list(frame["test"][frame["outcome"] == "failed"]) == ["b"]
+    assert str(frame["started"].dtype) == "datetime64[us, UTC]"
+    with pytest.raises(ValueError, match="known are results"):
+        agg.to_dataframe("tests")
