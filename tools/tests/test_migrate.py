@@ -11,7 +11,9 @@ import textwrap
 import time
 from pathlib import Path
 
+import libcst as cst
 import pytest
+from libcst.helpers import get_full_name_for_node
 from maestro_migrate import migrate, report
 from maestro_migrate.__main__ import main
 from maestro_migrate.apply import edited
@@ -393,6 +395,37 @@ def test_a_thousand_files_change_in_their_imports_only(tmp_path, mapping, capsys
         assert 1 <= lines <= 2
     assert changed == 334
     assert migrate.plan(root, mapping).changes == []
+
+
+def test_the_bytes_are_those_that_libcst_would_write(mapping, capsys):
+    """The same change as a LibCST codemod, on 200 files; both times are printed."""
+
+    class Rename(cst.CSTTransformer):
+        def leave_ImportFrom(self, original_node, updated_node):
+            name = get_full_name_for_node(original_node.module) or ""
+            package = mapping.find(name)
+            if package is None:
+                return updated_node
+            return updated_node.with_changes(module=cst.Name(package.module))
+
+    chance = random.Random(11)
+    froms = [style for style in STYLES if "import src" not in style]
+    spent = {"ours": 0.0, "libcst": 0.0}
+    for _ in range(200):
+        parts = chance.choices(FILLERS, k=12)
+        parts[chance.randrange(12)] = chance.choice(froms)
+        text = "\n".join(parts) + "\n"
+        begun = time.perf_counter()
+        ours = change(text, mapping, is_module=lambda _name: False)
+        between = time.perf_counter()
+        theirs = cst.parse_module(text).visit(Rename()).code
+        spent["ours"] += between - begun
+        spent["libcst"] += time.perf_counter() - between
+        assert ours == theirs
+        assert ours != text
+    with capsys.disabled():
+        ratio = spent["libcst"] / spent["ours"]
+        print(f"\nmigrate: as LibCST on 200 files, in 1/{ratio:.0f} of its time")
 
 
 def bare(source: bytes) -> list[str]:
