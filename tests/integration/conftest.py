@@ -23,6 +23,9 @@ MODULES = {
     "engine": "src.app.main",
 }
 START_S = 60.0
+# Services end with the process that started them, however that one ends.
+_SETPRIV = shutil.which("setpriv")
+LEASH = [_SETPRIV, "--pdeathsig", "KILL"] if _SETPRIV else []
 
 
 def clean_environment() -> dict[str, str]:
@@ -93,7 +96,7 @@ class Platform:
         }
         with (self.data / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", MODULES[name]],
+                [*LEASH, sys.executable, "-m", MODULES[name]],
                 cwd=self.services[name], env=environment,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip
