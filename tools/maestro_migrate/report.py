@@ -135,6 +135,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
+def _versions(row: Adoption) -> str:
+    lines = (f"{name} {versions}" for name, versions in row.packages.items())
+    return "<br>".join(map(html.escape, lines))
+
+
 def as_page(rows: Sequence[Adoption]) -> str:
     """Return one HTML page with a bar for each service; no script, no network."""
     height = 30 * len(rows) + 20
@@ -150,7 +155,7 @@ def as_page(rows: Sequence[Adoption]) -> str:
             f'<text x="570" y="{y + 15}">{percent(row.share)}</text>'
         )
     cells = "".join(
-        f"<tr><td>{html.escape(row.service)}</td><td>{html.escape(', '.join(row.packages))}"
+        f"<tr><td>{html.escape(row.service)}</td><td>{_versions(row)}"
         f"</td><td>{len(row.old_references)}</td><td>{len(row.copies)}</td>"
         f"<td>{row.copy_lines}</td><td>{row.package_lines}</td>"
         f"<td>{percent(row.share)}</td></tr>"

@@ -217,7 +217,9 @@ def test_the_report_goes_from_old_to_new(small, tmp_path, mapping, capsys):
     assert after.old_references == []
     assert after.packages == {"maestro-resilience": ">=1.0,<2"}
     assert after.copies == {}
-    assert "<svg" in report.as_page([before, after])
+    page = report.as_page([before, after])
+    assert "<svg" in page
+    assert "maestro-resilience &gt;=1.0,&lt;2" in page
 
 
 def test_a_copy_that_is_still_needed_stays(small, tmp_path, mapping, capsys):
