@@ -167,6 +167,29 @@ redis.call('XDEL', KEYS[1], ARGV[1])
 return 1
 """
 
+# KEYS: delayed, then streams. ARGV: group. Returns 1 when nothing waits, runs or is
+# delayed. One script, because a job that fails and is retried at once moves between
+# the three faster than three questions can be asked.
+EMPTY = """
+if redis.call('ZCARD', KEYS[1]) > 0 then return 0 end
+for i = 2, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 1 then
+    for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[i])) do
+      local g = {}
+      for j = 1, #row, 2 do g[row[j]] = row[j + 1] end
+      if g.name == ARGV[1] then
+        if g.pending > 0 then return 0 end
+        -- Not `lag`: deletions can make it unknown.
+        local rest = redis.call('XRANGE', KEYS[i], '(' .. g['last-delivered-id'], '+',
+                                'COUNT', 1)
+        if #rest > 0 then return 0 end
+      end
+    end
+  end
+end
+return 1
+"""
+
 # KEYS: stream. ARGV: group, idle in ms. Removes workers that are gone and hold nothing.
 FORGET_GONE = """
 local gone = 0

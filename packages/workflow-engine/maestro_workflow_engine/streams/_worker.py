@@ -361,15 +361,10 @@ class Worker:
         await asyncio.sleep(0.02)
         if self._flights or any(self._finished.values()):
             return
-        if await redis.zcard(self.stream.delayed):
+        script = redis.register_script(_scripts.EMPTY)
+        keys = [self.stream.delayed, *self.stream.keys]
+        if not await script(keys=keys, args=[self.group]):
             return
-        for key in self.stream.keys:
-            for row in await redis.xinfo_groups(key) if await redis.exists(key) else []:
-                if row["name"] == self.group.encode():
-                    # Not `lag`: deletions can make it unknown.
-                    last = b"(" + row["last-delivered-id"]
-                    if row["pending"] or await redis.xrange(key, last, count=1):
-                        return
         self._stop.set()
 
     def _take(
