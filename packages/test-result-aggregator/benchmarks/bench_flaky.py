@@ -17,6 +17,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from maestro_test_result_aggregator import Point, judge, wilson
 from maestro_test_result_aggregator._stats import outage_weights
@@ -44,9 +45,7 @@ def entropy(failed: Sequence[bool]) -> float:
 
 
 def flips(failed: Sequence[bool]) -> float:
-    return sum(a != b for a, b in zip(failed, failed[1:], strict=False)) / (
-        len(failed) - 1
-    )
+    return sum(a != b for a, b in pairwise(failed)) / (len(failed) - 1)
 
 
 def allure(failed: Sequence[bool]) -> float:

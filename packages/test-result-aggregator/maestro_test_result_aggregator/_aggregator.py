@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ._cluster import FailureCluster, cluster
 from ._model import FAILURES, OUTCOMES, Counts, Diagnostic, TestResult
@@ -193,7 +193,7 @@ class TestResultAggregator:
         """Close the store."""
         self.store.close()
 
-    def __enter__(self) -> "TestResultAggregator":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -222,6 +222,8 @@ class TestResultAggregator:
             paths: Files, folders, patterns (`out/**/*.xml`); any mix of formats.
             run_id: Name of the run; without it, made from the content.
             started: Seconds since 1970; orders runs. Without it, now.
+            commit: What was tested.
+            branch: Where; runs are compared within one.
             shard: Such as `2/8`, if the run comes in several calls.
             environment: Whatever tells runs apart, such as the operating system.
             format: Name of the format, if its content does not tell.
@@ -482,7 +484,7 @@ class TestResultAggregator:
             if tests is not None
             else list(self.store.executed(self.run().run_id))
         )
-        files = {key: file for key, file in names.values()} if by == "file" else {}
+        files = dict(names.values()) if by == "file" else {}
         groups = (
             {test: files.get(test) or _group(test) for test in wanted}
             if by == "file"
@@ -561,7 +563,8 @@ class TestResultAggregator:
             if (r.started, r.number) < (info.started, info.number)
         ]
         same = [r for r in runs if r.branch == info.branch]
-        return (same or runs or [None])[-1]
+        known = same or runs
+        return known[-1] if known else None
 
     def _streak(self, test: str, info: RunInfo) -> tuple[bool, str, str]:
         """Return whether the run before failed too, and run and commit of the first failure."""
@@ -609,17 +612,18 @@ class Gate:
     def check(self, run: Run) -> GateResult:
         """Say whether a run may pass, with a sentence for each broken rule."""
         rules, counts = self.rules, run.counts
-        reasons, notes = [], []
+        reasons: list[str] = []
+        notes: list[str] = []
         quarantine = self.owner.quarantine
         failed = [r.id for r in run.failed_results]
         held = [test for test in failed if quarantine.active(test)]
         failed = [test for test in failed if test not in set(held)]
         if held:
             notes.append(f"{_n(len(held), 'quarantined failure')} left out of account")
-        for entry in quarantine.expired():
-            notes.append(
-                f"quarantine of {entry.test} ended on {entry.expires} (owner {entry.owner})"
-            )
+        notes += [
+            f"quarantine of {entry.test} ended on {entry.expires} (owner {entry.owner})"
+            for entry in quarantine.expired()
+        ]
         new = set(run.new_failures)
         flakes: set[str] = set()
         if rules.ignore_known_flakes and failed:

@@ -220,6 +220,8 @@ def _plain(value: Any) -> Any:
             f.name.rstrip("_"): _plain(getattr(value, f.name))
             for f in dataclasses.fields(value)
         }
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value

@@ -1,5 +1,6 @@
 """Typed pandas frames. Needs the `analytics` extra."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ._ctrf import to_ctrf
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from ._aggregator import TestResultAggregator
 
 try:
+    import numpy as np
     import pandas as pd
 except ImportError as error:
     raise ImportError(
@@ -24,7 +26,7 @@ _CLASSES = [
     "not-enough-data",
     "healthy",
 ]
-_DTYPES = {
+_DTYPES: dict[str, dict[str, Any]] = {
     "results": {
         "test": "string", "run": "string", "outcome": pd.CategoricalDtype(list(OUTCOMES)),
         "duration": "float64", "started": "datetime64[us, UTC]", "file": "string", "line": "Int64",
@@ -46,7 +48,7 @@ _DTYPES = {
 
 def frame(agg: "TestResultAggregator", what: str, **options: Any) -> Any:
     """Return a frame of the documented columns and types, empty ones too."""
-    makers = {
+    makers: dict[str, Callable[..., Any]] = {
         "results": _results,
         "runs": _runs,
         "flaky": _flaky,
@@ -59,16 +61,21 @@ def frame(agg: "TestResultAggregator", what: str, **options: Any) -> Any:
 
 def _typed(what: str, rows: list[tuple[Any, ...]]) -> Any:
     dtypes = _DTYPES[what]
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in dtypes]
+    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [()] * len(dtypes)
     made = {}
     for (name, dtype), column in zip(dtypes.items(), columns, strict=True):
         if str(dtype).startswith("datetime"):
             micros = [None if v is None else round(v * 1e6) for v in column]
             made[name] = pd.to_datetime(
                 pd.Series(micros, dtype="Int64"), unit="us", utc=True
-            ).astype(dtype)  # type: ignore[call-overload]  # a name of a type
+            ).astype(dtype)
         else:
-            made[name] = pd.Series(list(column), dtype=dtype)
+            values = (
+                np.array(column, dtype="float64")
+                if dtype == "float64"
+                else list(column)
+            )
+            made[name] = pd.Series(values, dtype=dtype)
     return pd.DataFrame(made)
 
 

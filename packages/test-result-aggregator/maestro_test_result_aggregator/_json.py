@@ -145,18 +145,18 @@ def _ctrf(made: Json, source: Source) -> Iterator[TestResult]:
             source.tell(f"results.tests[{number}] is not a CTRF test: {error!r}")
 
 
-def _pytest(made: Json, source: Source) -> Iterator[TestResult]:
+def _pytest(made: Json, _: Source) -> Iterator[TestResult]:
     for collector in made.get("collectors") or ():
         if collector.get("outcome") == "failed":
-            text, _ = _longrepr(collector.get("longrepr"))
+            text = _longrepr(collector.get("longrepr"))[0]
             key = collector.get("nodeid") or "(collection)"
             yield _clean({"id": key, "name": key, "outcome": "error", "trace": text,
                           "message": text.strip().splitlines()[-1] if text.strip() else ""})  # fmt: skip
     for test in made["tests"]:
         phases = [test[p] for p in ("setup", "call", "teardown") if p in test]
-        bad = next((p for p in phases if p.get("outcome") == "failed"), {})
-        skip = next((p for p in phases if p.get("outcome") == "skipped"), {})
-        _, reason = _longrepr(skip.get("longrepr"))
+        bad: Json = next((p for p in phases if p.get("outcome") == "failed"), {})
+        skip: Json = next((p for p in phases if p.get("outcome") == "skipped"), {})
+        reason = _longrepr(skip.get("longrepr"))[1]
         if isinstance(skip.get("longrepr"), str) and skip["longrepr"].startswith("("):
             reason = skip["longrepr"].rstrip(")'\"").rpartition("Skipped: ")[2]
         key = test["nodeid"]
@@ -263,8 +263,8 @@ def _playwright(made: Json, source: Source) -> Iterator[TestResult]:
         source.tell(
             f"outside of tests: {first_line(_plain(error.get('message') or ''))}"
         )
+    waiting: list[tuple[Json, tuple[str, ...]]]
     waiting = [(suite, ()) for suite in reversed(made["suites"])]
-    groups: tuple[str, ...]
     while waiting:
         suite, groups = waiting.pop()
         for spec in suite.get("specs") or ():
@@ -298,7 +298,7 @@ def _playwright_test(spec: Json, test: Json, groups: tuple[str, ...]) -> TestRes
         "trace": _plain((last.get("error") or {}).get("stack") or text),
         "stdout": "".join(o.get("text", "") for o in last.get("stdout") or ()),
         "stderr": "".join(o.get("text", "") for o in last.get("stderr") or ()),
-        "tags": tuple([*(spec.get("tags") or ()), *filter(None, tags)]),
+        "tags": (*(spec.get("tags") or ()), *filter(None, tags)),
         "worker": str(last["workerIndex"]) if last.get("workerIndex") is not None else None,
         "parameters": {"project": project} if project else {}, "raw_status": last.get("status"),
         "attachments": tuple(
@@ -320,7 +320,7 @@ _CUCUMBER: dict[str, Outcome] = {
 _WORST = ("crashed", "error", "failed", "notrun", "other", "skipped", "passed")
 
 
-def _cucumber(made: list[Any], source: Source) -> Iterator[TestResult]:
+def _cucumber(made: list[Any], _: Source) -> Iterator[TestResult]:
     """Cucumber, and behave's `json` formatter, which counts in seconds."""
     for feature in made:
         behave = "status" in feature
@@ -369,7 +369,7 @@ def _scenario(
         name = f"{str(step.get('keyword', '')).strip()} {step.get('name', '')}".strip()
         parts.append(Step(name=name or "(hook)", outcome=outcome, message=text or None))
     words = [p.outcome for p in parts]
-    outcome = next((w for w in _WORST if w in words), "passed")  # type: ignore[arg-type]  # words of the table
+    outcome = next((w for w in _WORST if w in words), "passed")
     if behave and element.get("status") == "skipped":
         outcome = "skipped"
     path, _, line = str(element.get("location") or "").rpartition(":")
@@ -401,7 +401,7 @@ _ALLURE: dict[str, Outcome] = {
 }  # fmt: skip
 
 
-def _allure(made: Json, source: Source) -> Iterator[TestResult]:
+def _allure(made: Json, _: Source) -> Iterator[TestResult]:
     """One Allure result file; retries are files of their own with the same id."""
     details = made.get("statusDetails") or {}
     start, stop = made.get("start"), made.get("stop")

@@ -173,11 +173,9 @@ def expand(
         elif path.exists() or str(path) == "-":
             files = [path]
         else:
-            files = sorted(
-                Path(p)
-                for p in glob.glob(str(pattern), recursive=True)
-                if os.path.isfile(p)
-            )  # noqa: PTH113,PTH207 - patterns may be absolute
+            # Path.glob refuses absolute patterns.
+            names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207
+            files = sorted(p for p in map(Path, names) if p.is_file())
         if not files:
             told(
                 Diagnostic(

@@ -1,6 +1,6 @@
 """Files that people write: gate rules, quarantine, code owners."""
 
-import datetime
+import datetime as dt
 import os
 import re
 import tomllib
@@ -119,7 +119,7 @@ class Quarantined:
     test: str
     owner: str
     reason: str
-    expires: datetime.date
+    expires: dt.date
 
     def matches(self, test: str) -> bool:
         """Tell whether it is about this test."""
@@ -139,7 +139,7 @@ class Quarantine:
 
     def __init__(
         self, entries: Iterable[Quarantined] = (), *,
-        today: Callable[[], datetime.date] = lambda: datetime.datetime.now(datetime.UTC).date(),
+        today: Callable[[], dt.date] = lambda: dt.datetime.now(dt.UTC).date(),
     ) -> None:  # fmt: skip
         self.entries: list[Quarantined] = list(entries)
         self._today = today
@@ -172,9 +172,7 @@ class Quarantine:
                     path, f"{where}.{key}", "expected a text that is not empty"
                 )
         expires = table.get("expires")
-        if isinstance(expires, datetime.datetime) or not isinstance(
-            expires, datetime.date
-        ):
+        if isinstance(expires, dt.datetime) or not isinstance(expires, dt.date):
             raise RulesError(
                 path,
                 f"{where}.expires",

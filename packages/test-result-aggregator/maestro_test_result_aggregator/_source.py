@@ -1,6 +1,6 @@
 """An open report: its bytes in pieces, its diagnostics, and times as tools write them."""
 
-import datetime
+import datetime as dt
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,9 +139,9 @@ def moment(text: object) -> float | None:
     # More than six digits of a second, as .NET and Go write them.
     text = re.sub(r"(\.\d{6})\d+", r"\1", text)
     try:
-        when = datetime.datetime.fromisoformat(text)
+        when = dt.datetime.fromisoformat(text)
     except ValueError:
         return None
     if when.tzinfo is None:
-        when = when.replace(tzinfo=datetime.UTC)
+        when = when.replace(tzinfo=dt.UTC)
     return when.timestamp()

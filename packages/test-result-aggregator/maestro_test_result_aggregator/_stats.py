@@ -283,6 +283,7 @@ def duration_change(
     runs before, and never under 2 %, so that a steady test is not noise-sensitive.
 
     Args:
+        test: Its id, for the answer.
         seconds: Durations of passed runs, oldest first.
         recent: How many of the last ones are recent.
         factor: Smallest ratio, either way, that is reported.

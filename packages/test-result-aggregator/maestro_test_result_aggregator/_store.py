@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ._ctrf import from_ctrf, to_ctrf
 from ._model import (
@@ -155,7 +155,7 @@ class History:
         """Close the file. Any number of times."""
         self._db.close()
 
-    def __enter__(self) -> "History":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -213,7 +213,10 @@ class History:
             run_id: Name of the run; shards of one run share it.
             started: Seconds since 1970; orders the runs. A later shard keeps the
                 first one's.
+            commit: What was tested.
+            branch: Where.
             shard: Such as `2/8`.
+            environment: Whatever tells runs apart.
             digest: Of the reports' content; tells a repetition from a conflict.
             replace: Whether to put these results in the place of other ones.
             diagnostics: Read once the results are used up, and kept with the run.
@@ -329,8 +332,8 @@ class History:
             if failed
             else ""
         )
-        rows = self._rows(
-            "SELECT t.key, t.name, t.file, t.line, t.suite, r.attempt, r.outcome, r.us, r.start, b.data"
+        rows = self._rows(  # `only` is one of two fixed texts
+            "SELECT t.key, t.name, t.file, t.line, t.suite, r.attempt, r.outcome, r.us, r.start, b.data"  # noqa: S608
             f" FROM result r JOIN test t ON t.id = r.test LEFT JOIN body b ON b.id = r.body WHERE r.run = ? {only}"
             " ORDER BY t.key, r.attempt",
             (info.number, info.number) if failed else (info.number,),

@@ -21,10 +21,12 @@ def read_tap(source: Source) -> Iterator[TestResult]:
     names: list[tuple[int, str]] = []
     pending: dict[str, Any] | None = None
     children: set[tuple[int, str]] = set()
-    seen, planned, block = 0, None, None
+    seen = braces = 0
+    planned: int | None = None
+    block: list[str] | None = None
     for number, line in source.lines():
         if block is not None:
-            if line.strip() in ("...", "---") and line.strip() == "...":
+            if line.strip() == "...":
                 _detail(pending or {}, block)
                 block = None
             else:
@@ -50,10 +52,13 @@ def read_tap(source: Source) -> Iterator[TestResult]:
             if match[4].rstrip().endswith("{"):  # its children follow, in braces
                 names = [n for n in names if n[0] < depth] + [(depth, pending["name"])]
                 pending = None
+                braces += 1
                 continue
             pending["depth"] = depth
             if depth:
                 children.update((d, n) for d, n in names if d < depth)
+        elif line.strip() == "}":
+            braces -= 1
         elif match := _PLAN.match(line):
             if not match[1]:
                 planned = int(match[2])
@@ -67,6 +72,8 @@ def read_tap(source: Source) -> Iterator[TestResult]:
             yield done
     if block is not None:
         source.tell("the file breaks off inside a YAML block")
+    if braces > 0:
+        source.tell("the file breaks off inside a block of subtests")
     if planned is None and seen:
         source.tell("no plan (`1..N`): the stream may have been cut")
     elif planned is not None and seen != planned:

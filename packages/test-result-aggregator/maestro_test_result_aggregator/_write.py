@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from xml.sax.saxutils import escape, quoteattr
 
 from ._ctrf import document, to_ctrf
@@ -142,6 +142,7 @@ def _ctrf_text(results: list[TestResult]) -> str:
 
 
 def _jsonl_text(results: list[TestResult]) -> str:
+    rows: list[dict[str, Any]]
     rows = [{"e": "end", "test": to_ctrf(result)} for result in results]
     rows.append({"e": "finish", "exit": None})
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -175,7 +176,7 @@ def _junit_text(results: list[TestResult]) -> str:
 
 def _case(result: TestResult) -> list[str]:
     group = result.id.removesuffix(result.name).rstrip(":> .")
-    attrs = [
+    attrs: list[tuple[str, object]] = [
         ("classname", group or ".".join(result.suite) or "tests"),
         ("name", result.name),
     ]
@@ -185,7 +186,7 @@ def _case(result: TestResult) -> list[str]:
         for k, v in (("file", result.file), ("line", result.line))
         if v is not None
     ]
-    inner = [f"<properties><property name={_attr('maestro.id')} value={_attr(result.id)}/>"
+    inner = ["<properties>", f"<property name={_attr('maestro.id')} value={_attr(result.id)}/>",
              f"<property name={_attr('maestro.outcome')} value={_attr(result.outcome)}/>"]  # fmt: skip
     inner += [
         f"<property name={_attr(k)} value={_attr(v)}/>"

@@ -1,6 +1,6 @@
 """Statistics, clusters, gates, quarantine, owners, shards, frames."""
 
-import datetime
+import datetime as dt
 import math
 
 import pytest
@@ -156,11 +156,11 @@ def test_quarantine_needs_an_owner_and_an_end(tmp_path):
     path.write_bytes(
         b'[[test]]\nid = "a*"\nowner = "me"\nreason = "db"\nexpires = 2026-03-01\n'
     )
-    day = datetime.date(2026, 3, 1)
+    day = dt.date(2026, 3, 1)
     quarantine = Quarantine(today=lambda: day).load(path)
     assert quarantine.active("a::b").owner == "me"
     assert quarantine.active("b") is None
-    day = datetime.date(2026, 3, 2)
+    day = dt.date(2026, 3, 2)
     assert quarantine.active("a::b") is None
     assert [e.test for e in quarantine.expired()] == ["a*"]
     path.write_bytes(b'[[test]]\nid = "a"\nreason = "db"\nexpires = 2026-03-01\n')
