@@ -252,7 +252,12 @@ def test_what_is_written_is_read_again(golden, tmp_path, suffix):
     assert [r.duration for r in again] == pytest.approx(
         [r.duration for r in wanted], abs=1e-6
     )
-    told = {"failed": "failed", "timeout": "failed", "error": "error", "crashed": "error"}
+    told = {
+        "failed": "failed",
+        "timeout": "failed",
+        "error": "error",
+        "crashed": "error",
+    }
     tries = {
         r.id: [told[a.outcome] for a in r.attempts if a.outcome in told] for r in wanted
     }
