@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     )
     from maestro_audit_logger._logger import AuditLogger
     from maestro_audit_logger._note import Checkpoint, parse_checkpoint, parse_note
-    from maestro_audit_logger._prove import check_proof, prove
+    from maestro_audit_logger._prove import (
+        check_consistency,
+        check_proof,
+        prove,
+        prove_consistency,
+    )
     from maestro_audit_logger._query import Query, follow, run_query
     from maestro_audit_logger._redact import DEFAULT_REDACT
     from maestro_audit_logger._signers import HmacRatchet, Signer
@@ -51,7 +56,7 @@ _HOMES = {
     "_event": ["Actor", "Event", "Outcome", "Private", "Receipt", "Resource", "Secret"],
     "_logger": ["AuditLogger"],
     "_note": ["Checkpoint", "parse_checkpoint", "parse_note"],
-    "_prove": ["check_proof", "prove"],
+    "_prove": ["check_consistency", "check_proof", "prove", "prove_consistency"],
     "_query": ["Query", "follow", "run_query"],
     "_redact": ["DEFAULT_REDACT"],
     "_signers": ["HmacRatchet", "Signer"],
@@ -101,11 +106,13 @@ __all__ = [
     "UnknownFormat",
     "UntrustedNote",
     "VerifyReport",
+    "check_consistency",
     "check_proof",
     "follow",
     "parse_checkpoint",
     "parse_note",
     "prove",
+    "prove_consistency",
     "run_query",
     "verify_log",
 ]

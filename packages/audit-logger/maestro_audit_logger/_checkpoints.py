@@ -21,7 +21,7 @@ from maestro_audit_logger._note import (
 from maestro_audit_logger._segments import list_segments
 from maestro_audit_logger._signers import Signer
 from maestro_audit_logger._store import Store
-from maestro_audit_logger._tiles import TileWriter
+from maestro_audit_logger._tiles import TILE_WIDTH, Tiles, TileWriter
 from maestro_audit_logger.errors import InvalidNote, LogDamaged
 
 LATEST = "checkpoint"
@@ -159,11 +159,33 @@ class Checkpointer:
             return self._extend(size, self._tiles_now())
         except (LogDamaged, InvalidNote):
             # Tiles are not synced one by one; after a power cut they are made
-            # again from the segments. Where those are pruned it stays an error.
-            if list_segments(self._store.folder)[0].first != 1:
-                raise
-            self._place = (0, 0, 0)
-            return self._extend(size, TileWriter(self._store.folder, 0, self._files))
+            # again from the segments.
+            return self._extend(size, self._made_again())
+
+    def _made_again(self) -> TileWriter:
+        """Return new tiles, over what the oldest segments left behind when pruned.
+
+        The hashes of pruned lines are in the lowest tiles only. They count when
+        they lead to the root of the newest checkpoint.
+        """
+        folder = self._store.folder
+        self._place = (0, 0, 0)
+        tiles = TileWriter(folder, 0, self._files)
+        tiles.pruned = pruned = list_segments(folder)[0].first - 1
+        if not pruned:
+            return tiles
+        note, _ = self._previous(folder)
+        newest = parse_checkpoint(parse_note(note).text) if note else None
+        if newest is None or newest.size < pruned:
+            raise LogDamaged(str(folder), "no checkpoint covers the pruned lines")
+        kept = Tiles(folder, newest.size)
+        for start in range(0, pruned, TILE_WIDTH):
+            tiles.extend(kept.leaves(start, min(start + TILE_WIDTH, pruned)))
+        if self._extend(newest.size, tiles) != newest.root:
+            raise LogDamaged(
+                str(folder), "the hashes of pruned lines do not fit the checkpoint"
+            )
+        return tiles
 
     def _tiles_now(self) -> TileWriter:
         note = latest_note(self._store.folder)
@@ -175,6 +197,7 @@ class Checkpointer:
 
     def _extend(self, size: int, tiles: TileWriter) -> bytes:
         self._tiles = None  # half-grown tiles are not kept after an error
+        tiles.pruned = list_segments(self._store.folder)[0].first - 1
         for leaves in self._leaves(tiles.size, size):
             tiles.extend(leaves)
         if tiles.size != size:
@@ -203,9 +226,10 @@ class Checkpointer:
             )
             lines = data.split(b"\n")
             rest = lines.pop()
-            yield leaf_hashes(lines[max(0, done + 1 - following) :])
+            fresh = lines[max(0, done + 1 - following) : size + 1 - following]
+            yield leaf_hashes(fresh)
+            done += len(fresh)
             following += len(lines)
-            done = max(done, following - 1)
             if not segment.packed:
                 end = data_from + len(data) - len(rest)
                 self._place = (segment.first, following - 1, end)

@@ -234,8 +234,13 @@ def _report(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     """Look at what makes logs fail later: space, permissions, age of checkpoints."""
     from maestro_audit_logger._doctor import examine
+    from maestro_audit_logger._selftest import attack_all
 
-    checks = examine(Path(args.log))
+    if args.log is None and not args.selftest:
+        raise ValueError("expected the folder of a log, or --selftest")
+    checks = examine(Path(args.log)) if args.log else []
+    if args.selftest:
+        checks += attack_all(near=Path(args.log) if args.log else None)
     if args.json:
         print(json.dumps([{"check": n, "ok": ok, "message": m} for n, ok, m in checks]))
     else:
@@ -406,7 +411,13 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--to", required=True)
     _add_trust(made)
     _add_criteria(made)
-    command("doctor", _doctor, "look for what will make the log fail")
+    made = command("doctor", _doctor, "look for what will make the log fail", log=False)
+    made.add_argument("log", nargs="?", help="the folder of the log")
+    made.add_argument(
+        "--selftest",
+        action="store_true",
+        help="attack a log made for the purpose and see that verify notices",
+    )
     return parser
 
 

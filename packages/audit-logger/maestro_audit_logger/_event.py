@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, final
 
-from maestro_audit_logger.errors import LogDamaged
-
 Outcome = Literal["success", "failure", "denied", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "denied", "unknown")
 SYSTEM_PREFIX = "audit."
@@ -55,17 +53,14 @@ class Resource:
 class Secret:
     """A value that is never written: the record shows `[secret]`."""
 
-    __slots__ = ("_value",)
+    __slots__ = ()
 
     def __init__(self, value: object) -> None:
-        self._value = value
+        """Forget the value at once: what is not kept cannot leak."""
+        del value
 
     def __repr__(self) -> str:
         return "Secret(...)"
-
-    def expose(self) -> object:
-        """Return the value, for the code that needs it."""
-        return self._value
 
 
 @final
@@ -143,19 +138,6 @@ class Event:
         """Return the stored object, decoded."""
         decoded: dict[str, Any] = json.loads(self.raw)
         return decoded
-
-
-def parse_event(line: bytes) -> Event:
-    """Decode one stored line.
-
-    Raises:
-        LogDamaged: the line is not a record of this format.
-    """
-    try:
-        stored = json.loads(line)
-        return event_from(stored, line)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LogDamaged("record", f"not an audit record: {line[:80]!r}") from error
 
 
 def event_from(stored: dict[str, Any], line: bytes) -> Event:

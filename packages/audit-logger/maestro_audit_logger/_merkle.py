@@ -42,16 +42,6 @@ def perfect_root(hashes: Sequence[bytes]) -> bytes:
     return level[0]
 
 
-def nodes_of(leaves: Sequence[bytes]) -> Node:
-    """Return the `node` function of a tree held in memory."""
-
-    def node(height: int, index: int) -> bytes:
-        first = index << height
-        return perfect_root(leaves[first : first + (1 << height)])
-
-    return node
-
-
 def root_hash(size: int, node: Node) -> bytes:
     """Return the root of the first `size` leaves; O(log size) node look-ups."""
     if size == 0:

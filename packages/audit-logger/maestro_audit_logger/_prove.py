@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maestro_audit_logger._checkpoints import latest_note
-from maestro_audit_logger._merkle import consistency_proof, inclusion_proof
+from maestro_audit_logger._merkle import (
+    consistency_proof,
+    inclusion_proof,
+    verify_consistency,
+)
 from maestro_audit_logger._note import (
     Checkpoint,
     Proof,
@@ -16,6 +20,7 @@ from maestro_audit_logger._note import (
     parse_key,
     parse_note,
     parse_proof,
+    verify_note,
 )
 from maestro_audit_logger._segments import list_segments
 from maestro_audit_logger._tiles import Tiles
@@ -56,11 +61,45 @@ def check_proof(
 
 
 def prove_consistency(path: str | os.PathLike[str], old: int) -> list[bytes]:
-    """Return the RFC 6962 proof that the log extends its first `old` lines."""
+    """Return the RFC 6962 proof that the log extends its first `old` lines.
+
+    It leads to the latest checkpoint, and is checked by `check_consistency`.
+
+    Raises:
+        InvalidProof: the latest checkpoint covers fewer lines.
+    """
     folder = Path(path)
     note = latest_note(folder)
     size = parse_checkpoint(parse_note(note).text).size if note else 0
     return consistency_proof(old, size, Tiles(folder, size).node)
+
+
+def check_consistency(
+    old: str, new: str, proof: Sequence[bytes], *, keys: Sequence[str | VerificationKey]
+) -> None:
+    """Check that the log of checkpoint `new` extends that of `old`; needs no log.
+
+    Args:
+        old: the note of the earlier checkpoint.
+        new: the note of the later one.
+        proof: what `prove_consistency` returned.
+        keys: whose signature on both counts; an empty list shows integrity only.
+
+    Raises:
+        InvalidProof: it does not, or they are of different logs.
+        UntrustedNote: a checkpoint is not by one of the keys.
+    """
+    parsed = [parse_key(key) if isinstance(key, str) else key for key in keys]
+    notes = [parse_note(old), parse_note(new)]
+    if parsed:
+        for note in notes:
+            verify_note(note, parsed)
+    first, second = (parse_checkpoint(note.text) for note in notes)
+    if first.origin != second.origin:
+        raise InvalidProof(
+            f"expected checkpoints of one log, got {first.origin!r} and {second.origin!r}"
+        )
+    verify_consistency(first.size, second.size, first.root, second.root, proof)
 
 
 def stored_line(path: str | os.PathLike[str], seq: int) -> bytes:

@@ -11,8 +11,6 @@ from typing import Protocol, final
 from maestro_audit_logger._note import HmacKey, epoch_of, next_key, seal
 from maestro_audit_logger.errors import InvalidNote
 
-RATCHET_FILE = "ratchet"
-
 
 class Signer(Protocol):
     """What signs checkpoints. `sign` runs under the log's lock."""

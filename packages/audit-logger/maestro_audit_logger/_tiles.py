@@ -114,6 +114,7 @@ class TileWriter:
         self._files = files
         self._partial: list[bytearray] = []
         self.size = size
+        self.pruned = 0  # so many lines exist only here: their hashes are synced
         tiles = Tiles(folder, size)
         level, count = 0, size
         while count:
@@ -145,8 +146,7 @@ class TileWriter:
             if not width:
                 continue
             path = tile_path(self._folder, level, index, width)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._files.replace(path, bytes(data), durable=False)
+            self._put(path, bytes(data), level, index)
             # Tiles of a future that was taken back must not be read for this one.
             tile_path(self._folder, level, index).unlink(missing_ok=True)
             for other in path.parent.iterdir():
@@ -168,12 +168,18 @@ class TileWriter:
         # At level 0 the size is not counted up yet, above it is the same tile.
         index = self.size >> (TILE_HEIGHT * (level + 1))
         path = tile_path(self._folder, level, index)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._files.replace(path, bytes(data), durable=False)
+        self._put(path, bytes(data), level, index)
         shutil.rmtree(path.with_name(path.name + ".p"), ignore_errors=True)
         root = perfect_root(_split(bytes(data)))
         self._partial[level] = bytearray()
         self._push(level + 1, root)
+
+    def _put(self, path: Path, data: bytes, level: int, index: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        irreplaceable = level == 0 and index * TILE_WIDTH < self.pruned
+        self._files.replace(path, data, durable=irreplaceable)
+        if irreplaceable:
+            self._files.sync_folder(path.parent.parent)
 
 
 def _split(data: bytes) -> list[bytes]:

@@ -1,5 +1,9 @@
 """Fixtures of the audit logger's tests."""
 
+import os
+import shutil
+import tempfile
+import traceback
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,40 @@ ROOT = Path(__file__).resolve().parents[3]
 def folder(tmp_path):
     """The path of a log that does not exist yet."""
     return tmp_path / "audit"
+
+
+@pytest.fixture
+def public_folder():
+    """A folder that every user may enter, which those of pytest are not."""
+    path = Path(tempfile.mkdtemp(prefix="maestro-audit-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def as_nobody():
+    """Return a function that runs another in a child without root's rights.
+
+    Its result is the child's exit code: 0, or 1 with a trace on stderr.
+    """
+
+    def run(work):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setresgid(65534, 65534, 65534)
+                    os.setresuid(65534, 65534, 65534)
+                work()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    return run
 
 
 @pytest.fixture

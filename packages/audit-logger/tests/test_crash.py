@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,15 +276,85 @@ def test_one_call_may_have_its_own_policy(make_log):
     files.room = None
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_refused(tmp_path):
-    """At once, and by its name."""
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(AuditUnavailable):
-            AuditLogger(tmp_path / "audit", origin="x")
-    finally:
-        tmp_path.chmod(0o700)
+def test_a_read_only_folder_is_refused(public_folder, as_nobody):
+    """At once, and by its name; as a user whom permissions hold."""
+
+    def work():
+        with pytest.raises(AuditUnavailable, match="Permission denied"):
+            AuditLogger(public_folder / "audit", origin="x")
+
+    public_folder.chmod(0o555)
+    assert as_nobody(work) == 0
+
+
+def test_a_permission_lost_while_writing_is_an_error(public_folder, as_nobody):
+    """The next segment cannot be made: refused, told, and nothing is lost."""
+    public_folder.chmod(0o777)
+    path = public_folder / "audit"
+
+    def work():
+        audit = AuditLogger(path, origin="x", actor=Actor.user("u"), segment_bytes=2000)
+        kept = []
+        path.chmod(0o555)
+        try:
+            for n in range(20):
+                try:
+                    audit.record("a.b", data={"n": n})
+                    kept.append(n)
+                except AuditUnavailable as error:
+                    assert "Permission denied" in error.reason
+        finally:
+            path.chmod(0o755)
+        assert 0 < len(kept) < 20
+        audit.record("a.b", data={"n": 99})
+        assert events(audit) == [*kept, 99]
+        audit.close()
+        assert verify_log(path, full=True).ok
+
+    assert as_nobody(work) == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KB of its own; needs root."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = shutil.which("mount")
+    command = [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this system does not let root mount a disk")
+    yield path
+    subprocess.run([shutil.which("umount"), str(path)], check=True)
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_a_full_file_system(small_disk, batch):
+    """ENOSPC from the kernel, in the middle of a line; then there is room again."""
+    (small_disk / "ballast").write_bytes(b"x" * 100_000)
+    audit = AuditLogger(
+        small_disk / "audit", origin="x", actor=Actor.user("u"), checkpoint_every=50
+    )
+    kept, refused = [], 0
+    for n in range(0, 1400, batch):
+        some = [{"action": "a.b", "data": {"n": n + k}} for k in range(batch)]
+        before = audit.stats["seq"]
+        try:
+            audit.record_many(some) if batch > 1 else audit.record(**some[0])
+            kept += [e["data"]["n"] for e in some]
+        except AuditUnavailable:
+            refused += 1
+            kept += [e["data"]["n"] for e in some][: audit.stats["seq"] - before]
+    (small_disk / "ballast").unlink()
+    audit.record("a.b", data={"n": -1})
+    stored = events(audit)
+    audit.close()
+    assert refused > 0
+    assert stored == [*kept, -1]
+    report = verify_log(small_disk / "audit", full=True)
+    assert report.status in {"ok", "damaged"}, report.explain()
+    assert report.uncovered == 0
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

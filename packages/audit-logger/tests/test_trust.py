@@ -3,6 +3,7 @@
 
 import base64
 import json
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -11,25 +12,29 @@ from maestro_audit_logger import (
     Ed25519Signer,
     InvalidNote,
     InvalidProof,
+    LogDamaged,
     UntrustedNote,
+    check_consistency,
     check_proof,
     parse_checkpoint,
     parse_note,
+    prove_consistency,
     verify_log,
 )
 from maestro_audit_logger._ed25519 import ed25519_verify
+from maestro_audit_logger._files import Files
 from maestro_audit_logger._merkle import (
     consistency_proof,
     inclusion_proof,
     leaf_hash,
     node_hash,
-    nodes_of,
+    perfect_root,
     root_hash,
     verify_consistency,
     verify_inclusion,
 )
 from maestro_audit_logger._note import parse_key, verify_note
-from maestro_audit_logger._prove import prove_consistency, stored_line
+from maestro_audit_logger._prove import stored_line
 from maestro_audit_logger._tiles import Tiles, tile_path
 
 # golang.org/x/mod sumdb/note, example_test.go (BSD): the keys and the note.
@@ -65,6 +70,16 @@ RFC8032 = [
         "ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
     ),
 ]
+
+
+def nodes_of(leaves):
+    """Return the `node` function of a tree in memory."""
+
+    def node(height, index):
+        first = index << height
+        return perfect_root(leaves[first : first + (1 << height)])
+
+    return node
 
 
 def b64(value):
@@ -329,14 +344,25 @@ def test_proofs_say_what_is_wrong_with_them(make_log, folder):
 
 
 def test_growth_is_proven_between_two_checkpoints(make_log, folder):
-    """RFC 6962 consistency from the tiles on disk."""
-    audit = make_log()
+    """RFC 6962 consistency from the tiles on disk; checked from the notes alone."""
+    signer = Ed25519Signer.generate("app.example/audit")
+    keys = [str(signer.public)]
+    audit = make_log(signer=signer)
     audit.record_many({"action": "a.b"} for _ in range(300))
-    old = parse_checkpoint(parse_note(audit.checkpoint()).text)
+    old = audit.checkpoint()
     audit.record_many({"action": "a.b"} for _ in range(400))
-    new = parse_checkpoint(parse_note(audit.checkpoint()).text)
-    steps = prove_consistency(folder, old.size)
-    verify_consistency(old.size, new.size, old.root, new.root, steps)
+    new = audit.checkpoint()
+    steps = prove_consistency(folder, 301)
+    check_consistency(old, new, steps, keys=keys)
+    with pytest.raises(InvalidProof):
+        check_consistency(old, new, steps[:-1], keys=keys)
+    with pytest.raises(InvalidProof, match="of one log"):
+        check_consistency(old.replace("app.", "any."), new, steps, keys=[])
+    with pytest.raises(UntrustedNote):
+        stranger = Ed25519Signer.generate("app.example/audit")
+        check_consistency(old, new, steps, keys=[str(stranger.public)])
+    with pytest.raises(InvalidProof):
+        prove_consistency(folder, 702)
 
 
 def test_lost_tiles_are_made_again(make_log, folder):
@@ -354,6 +380,64 @@ def test_lost_tiles_are_made_again(make_log, folder):
         note = parse_checkpoint(parse_note(again.checkpoint()).text)
     assert Tiles(folder, note.size).root() == note.root
     assert verify_log(folder).ok
+
+
+def pruned_log(make_log, folder):
+    """A log whose oldest lines are only hashes, and its last checkpoint."""
+    audit = make_log(segment_bytes=60_000)
+    for _ in range(6):
+        audit.record_many({"action": "a.b"} for _ in range(150))
+    audit.seal()
+    gone = audit.prune("2100-01-01")
+    assert len(gone) > 1
+    audit.record("a.after")
+    note = audit.checkpoint()
+    audit.close()
+    return note
+
+
+def test_upper_tiles_are_made_again_after_pruning(make_log, folder):
+    """The lowest tiles are enough, and anchors from before keep their meaning."""
+    anchor = pruned_log(make_log, folder)
+    shutil.rmtree(folder / "tile" / "1")
+    with make_log() as audit:
+        audit.record("a.more")
+        note = parse_checkpoint(parse_note(audit.checkpoint()).text)
+    assert Tiles(folder, note.size).root() == note.root
+    assert verify_log(folder, anchor=anchor).anchored
+
+
+def test_the_only_copy_of_a_hash_is_synced(make_log, folder):
+    """Once its line is pruned, a power cut must not take a half-filled tile."""
+    pruned_log(make_log, folder)
+    synced = []
+
+    class Watching(Files):
+        def replace(self, path, data, *, durable=True):
+            if "tile" in path.parts:
+                synced.append((path.relative_to(folder / "tile").parts[0], durable))
+            super().replace(path, data, durable=durable)
+
+    with make_log(files=Watching()) as audit:
+        audit.record("a.more")
+        audit.checkpoint()
+        audit.record_many({"action": "a.b"} for _ in range(200))
+        audit.checkpoint()
+    assert [durable for level, durable in synced if level == "0"] == [True, True, False]
+    assert not any(durable for level, durable in synced if level != "0")
+
+
+def test_hashes_of_pruned_lines_are_not_invented(make_log, folder):
+    """When they are changed there is no new checkpoint, and verify says so."""
+    pruned_log(make_log, folder)
+    shutil.rmtree(folder / "tile" / "1")
+    path = tile_path(folder, 0, 0)
+    path.write_bytes(bytes(32) + path.read_bytes()[32:])
+    with make_log() as audit:
+        audit.record("a.more")
+        with pytest.raises(LogDamaged, match="pruned"):
+            audit.checkpoint()
+    assert "root-differs" in {f.kind for f in verify_log(folder).findings}
 
 
 def test_tiles_have_the_paths_of_the_specification(tmp_path):
