@@ -174,10 +174,12 @@ EMPTY = """
 if redis.call('ZCARD', KEYS[1]) > 0 then return 0 end
 for i = 2, #KEYS do
   if redis.call('EXISTS', KEYS[i]) == 1 then
+    local known = false
     for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[i])) do
       local g = {}
       for j = 1, #row, 2 do g[row[j]] = row[j + 1] end
       if g.name == ARGV[1] then
+        known = true
         if g.pending > 0 then return 0 end
         -- Not `lag`: deletions can make it unknown.
         local rest = redis.call('XRANGE', KEYS[i], '(' .. g['last-delivered-id'], '+',
@@ -185,6 +187,8 @@ for i = 2, #KEYS do
         if #rest > 0 then return 0 end
       end
     end
+    -- The group is about to be made, and will start with the first entry.
+    if not known and redis.call('XLEN', KEYS[i]) > 0 then return 0 end
   end
 end
 return 1

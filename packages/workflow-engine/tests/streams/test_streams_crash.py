@@ -17,7 +17,7 @@ import redis
 from maestro_workflow_engine.streams import Group, Queue, Stream, Worker
 
 STREAM = (
-    "Stream(name='jobs', groups=(Group(name='workers'),), idle=0.5, max_deliveries=50)"
+    "Stream(name='jobs', groups=(Group(name='workers'),), idle=1.5, max_deliveries=50)"
 )
 WORKER = f"""
 import sqlite3, sys, time
@@ -157,7 +157,7 @@ def test_a_job_longer_than_idle_runs_once(url):
         @worker.handler("long")
         def long(job, payload):
             runs.append(job.fence)
-            time.sleep(2.0)  # four times idle
+            time.sleep(5.0)  # more than three times idle
 
         workers.append(worker)
     with Queue(url, stream()) as queue:
@@ -181,7 +181,7 @@ def test_a_handler_that_blocks_the_event_loop_keeps_its_job(url):
         @worker.handler("block")
         async def block(job, payload):
             runs.append(job.entry)
-            time.sleep(1.5)  # wrong, but it must not cost a second execution
+            time.sleep(4.0)  # wrong, but it must not cost a second execution
 
     with Queue(url, stream()) as queue:
         queue.put("block")

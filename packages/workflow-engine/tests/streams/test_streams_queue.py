@@ -25,7 +25,7 @@ from maestro_workflow_engine.streams import (
 
 
 def make_stream(name: str = "jobs", **options: object) -> Stream:
-    settings = {"idle": 0.3, "max_deliveries": 3} | options
+    settings = {"max_deliveries": 3} | options
     return Stream(name=name, groups=(Group(name="workers"),), **settings)
 
 
@@ -368,7 +368,10 @@ def test_a_topology_file_with_a_typo_says_what_was_meant(tmp_path):
 def test_importing_the_streams_loads_no_redis():
     code = "import sys, maestro_workflow_engine.streams; print('redis' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, encoding="utf-8", check=True
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     assert done.stdout.strip() == "False"
 
