@@ -201,7 +201,7 @@ def test_importing_all_costs_no_more_than_a_few_asyncios():
         ours.append(cost(everything))
     ratio = statistics.median(ours) / statistics.median(asyncio)
     print(f"import of {len(PRESENT)}: {ratio:.2f} x asyncio")
-    assert ratio < 3
+    assert ratio < 2
 
 
 def test_their_versions_and_dependencies_do_not_clash():

@@ -13,6 +13,8 @@ from maestro_workflow_engine import Journal
 
 from .conftest import MODULES, Platform
 
+pytestmark = pytest.mark.timeout(300)
+
 # The engine's clients make four attempts of at most two seconds, with waits between
 # them; the rest is what a busy machine adds.
 BOUND_S = 25.0
@@ -119,7 +121,6 @@ def test_killed_services_come_back_and_nothing_is_lost(platform):
 
 
 @pytest.mark.drill
-@pytest.mark.timeout(300)
 def test_a_minute_of_kills_loses_nothing(platform):
     chance = random.Random(20)
     kills = [chance.choice(sorted(MODULES)) for _ in range(12)]

@@ -16,6 +16,7 @@ from .conftest import (
     run_tests,
 )
 
+pytestmark = pytest.mark.timeout(300)
 PACKAGES = {
     "engine": {
         "maestro-audit-logger",
