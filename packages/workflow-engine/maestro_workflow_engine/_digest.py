@@ -6,11 +6,14 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from ._expression import Expression, Text
 from ._journal import Shape
 from ._model import Node, Ref, Spec
+
+_index, _path = attrgetter("index"), attrgetter("path")
 
 
 def shape_of(nodes: Sequence[Node]) -> Shape:
@@ -24,9 +27,15 @@ def shape_of(nodes: Sequence[Node]) -> Shape:
         if base is None:
             base = known[id(spec)] = spec_digest(spec)
         if node.when is True and node.mapping is None and not node.kwargs:
-            given = [a.index for a in node.args if type(a) is Ref and not a.path]
-            if len(given) == len(node.args) and (*given,) == node.needs:
-                # Its arguments are what it waits for: `Shape.needs` has those.
+            args = node.args
+            try:
+                # A text and a list have an `index` too, but never a number.
+                plain = (*map(_index, args),) == node.needs and not any(
+                    map(_path, args)
+                )
+            except AttributeError:
+                plain = False
+            if plain:  # its arguments are what it waits for: `Shape.needs` has those
                 digests.append(base)
                 continue
         digests.append(_node_digest(node, base))

@@ -453,7 +453,7 @@ class WorkflowEngine:
         from ._digest import shape_of
 
         new = shape_of(built.nodes)
-        if new.pack()[0] == info.digest:
+        if new.whole() == info.digest:
             return None
         before, after = journal.shape(info.key).marks(), new.marks()
         if before != after and not accept_changes:

@@ -41,6 +41,7 @@ VERSION = 1
 INLINE_BYTES = 4_096  # larger results go to the folder of objects
 HISTORY = 9  # durations of a step that count
 HISTORY_RUNS = 27  # runs of a workflow whose durations are kept
+HISTORY_READ = 300_000  # durations that are enough to know, for very large workflows
 LEASE_SECONDS = 15.0
 
 _SCHEMA = """
@@ -59,8 +60,8 @@ CREATE TABLE control(
   seq INTEGER PRIMARY KEY, run INTEGER NOT NULL, verb TEXT NOT NULL,
   argument TEXT, at REAL NOT NULL);
 CREATE TABLE duration(
-  workflow TEXT NOT NULL, run INTEGER NOT NULL, seconds BLOB NOT NULL,
-  PRIMARY KEY(workflow, run)) WITHOUT ROWID;
+  workflow TEXT NOT NULL, run INTEGER NOT NULL, epoch INTEGER NOT NULL,
+  seconds BLOB NOT NULL, PRIMARY KEY(workflow, run, epoch)) WITHOUT ROWID;
 CREATE TABLE cache(key TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL)
   WITHOUT ROWID;
 CREATE INDEX control_run ON control(run, seq);
@@ -131,15 +132,20 @@ class Shape:
         names = self.names
         return {
             name: (digest, *[names[i] for i in needs])
-            for name, digest, needs in zip(
-                names, self.digests, self.needs, strict=True
-            )
+            for name, digest, needs in zip(names, self.digests, self.needs, strict=True)
         }
 
-    def pack(self) -> tuple[str, bytes]:
-        """Return one digest over all steps, and the shape as the journal keeps it."""
+    def _text(self) -> bytes:
         body = {"names": self.names, "digests": self.digests, "needs": self.needs}
-        text = json.dumps(body, separators=(",", ":")).encode()
+        return json.dumps(body, separators=(",", ":")).encode()
+
+    def whole(self) -> str:
+        """Return one digest over all steps."""
+        return hashlib.sha256(self._text()).hexdigest()
+
+    def pack(self) -> tuple[str, bytes]:
+        """Return that digest, and the shape as the journal keeps it."""
+        text = self._text()
         return hashlib.sha256(text).hexdigest(), zlib.compress(text, 1)
 
     @classmethod
@@ -437,33 +443,29 @@ class Journal:
         last = self.last_event(key)
         with translated(self.path):
             db = self._db
-            # One query a question: most results become a dict without a Python loop.
+            # Results become a dict without a Python loop: they are nearly all there is.
             rows = db.execute(
                 "SELECT step,value FROM event WHERE run=? AND kind='succeeded'", (key,)
             )
             succeeded = dict(rows)
-            tries: dict[str, int] = {}
-            for step, attempt, names, numbers in db.execute(
-                "SELECT step,attempt,value,note FROM event WHERE run=? AND "
-                "kind='started' ORDER BY seq",
+            rest = db.execute(
+                "SELECT step,attempt,kind,value,note FROM event WHERE run=? AND "
+                "kind!='succeeded' ORDER BY seq",
                 (key,),
-            ):
-                if step:
-                    tries[step] = attempt
-                else:
-                    tries.update(_starts(names, numbers))
-            ended = dict(
-                db.execute(
-                    "SELECT step,attempt FROM event WHERE run=? AND kind IN "
-                    "('failed','retrying','cancelled') ORDER BY seq",
-                    (key,),
-                )
             )
-            others = db.execute(
-                "SELECT step,kind,note FROM event WHERE run=? AND kind IN "
-                "('approved','skipped','decided','compensating','added') ORDER BY seq",
-                (key,),
-            ).fetchall()
+            tries: dict[str, int] = {}
+            ended: dict[str, int] = {}
+            others: list[tuple[str, str, str]] = []
+            for step, attempt, kind, value, note in rest:
+                if kind == "started":
+                    if step:
+                        tries[step] = attempt
+                    else:
+                        tries.update(_starts(value, note))
+                elif kind in ("failed", "retrying", "cancelled"):
+                    ended[step] = attempt
+                else:
+                    others.append((step, kind, note))
         interrupted = [
             step
             for step in tries.keys() - succeeded.keys()
@@ -500,8 +502,9 @@ class Journal:
         Args:
             info: the run.
             rows: what has ended.
-            starts: steps that start after that, each with its attempt, at time `at`.
-                They share a row: it is the one event that says nothing of its own.
+            starts: steps that start after that, each with its attempt. They share a
+                row: a start says nothing that its neighbours do not.
+            at: when they start.
         """
         key = info.key
         with translated(self.path), self.transaction() as db:
@@ -510,9 +513,7 @@ class Journal:
             if owned is None or owned[0] != info.epoch:
                 owned = (info.epoch, self.last_event(key))
             last = owned[1]
-            db.executemany(
-                _INSERT, map(add, zip(repeat(key), count(last + 1)), rows)
-            )
+            db.executemany(_INSERT, map(add, zip(repeat(key), count(last + 1)), rows))
             last += len(rows)
             if starts:
                 last += len(starts)  # the row has the number of its last event
@@ -646,34 +647,41 @@ class Journal:
 
     def durations(self, workflow: str) -> dict[str, float]:
         """Return the median of each step's latest durations, in seconds."""
-        found: dict[str, list[float]] = {}
+        runs: list[dict[str, float]] = []
         with translated(self.path):
             rows = self._db.execute(
-                "SELECT seconds FROM duration WHERE workflow=? ORDER BY run DESC",
+                "SELECT seconds FROM duration WHERE workflow=? "
+                "ORDER BY run DESC, epoch DESC",
                 (workflow,),
             )
+            read = 0
             for (body,) in rows:
-                for step, length in json.loads(zlib.decompress(body)).items():
-                    times = found.setdefault(step, [])
-                    if len(times) < HISTORY:
-                        times.append(length)
+                runs.append(json.loads(zlib.decompress(body)))
+                read += len(runs[-1])
+                if read > HISTORY_READ:
+                    break
+        if len(runs) == 1:
+            return runs[0]
+        found: dict[str, list[float]] = {}
+        for run in runs:
+            for step, length in run.items():
+                times = found.setdefault(step, [])
+                if len(times) < HISTORY:
+                    times.append(length)
         return {step: sorted(times)[len(times) // 2] for step, times in found.items()}
 
     def remember(self, info: RunInfo, times: Iterable[tuple[str, float]]) -> None:
         """Add a run's durations to the history that plans use, and drop the oldest."""
-        one = (info.workflow, info.key)
+        body = zlib.compress(self._encode(dict(times)).encode(), 1)
         with translated(self.path), self.transaction() as db:
-            row = db.execute(
-                "SELECT seconds FROM duration WHERE workflow=? AND run=?", one
-            ).fetchone()
-            # A resumed run adds to what it took before.
-            known = json.loads(zlib.decompress(row[0])) if row else {}
-            known.update(times)
-            body = zlib.compress(self._encode(known).encode(), 1)
-            db.execute("INSERT OR REPLACE INTO duration VALUES(?,?,?)", (*one, body))
             db.execute(
-                "DELETE FROM duration WHERE workflow=? AND run<=(SELECT run FROM "
-                "duration WHERE workflow=? ORDER BY run DESC LIMIT 1 OFFSET ?)",
+                "INSERT OR REPLACE INTO duration VALUES(?,?,?,?)",
+                (info.workflow, info.key, info.epoch, body),
+            )
+            db.execute(
+                "DELETE FROM duration WHERE workflow=? AND (run,epoch)<=(SELECT "
+                "run,epoch FROM duration WHERE workflow=? ORDER BY run DESC, epoch DESC "
+                "LIMIT 1 OFFSET ?)",
                 (info.workflow, info.workflow, HISTORY_RUNS),
             )
 

@@ -11,6 +11,7 @@ import json
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
+from itertools import repeat
 from queue import Empty, SimpleQueue
 from time import time
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -210,9 +211,13 @@ class Scheduler:
             return [float(n.spec.kind not in ("gate", "barrier")) for n in nodes]
         times = []
         for node in nodes:
-            length = known.get(node.name, node.spec.estimate)
-            instant = node.spec.kind in ("gate", "barrier")
-            times.append(0.0 if instant else 1.0 if length is None else length)
+            length = known.get(node.name)
+            if length is None:
+                if node.spec.kind in ("gate", "barrier"):
+                    length = 0.0
+                else:
+                    length = 1.0 if node.spec.estimate is None else node.spec.estimate
+            times.append(length)
         return times
 
     def _recall(self, shift: int) -> None:
@@ -220,13 +225,16 @@ class Scheduler:
         past = self._past
         if past is None:
             return
-        for index in range(shift, len(self.nodes)):
-            name = self.nodes[index].name
-            text = past.succeeded.get(name)
-            self.tries[index] = past.tries.get(name, 0)
-            if text is not None:
-                self._recalled(index, Stored(text))
-            elif past.decided.get(name) == "skip":
+        names = [node.name for node in self.nodes[shift:]]
+        self.tries[shift:] = map(past.tries.get, names, repeat(0))
+        texts = list(map(past.succeeded.get, names))
+        self._recall_done(shift, texts)
+        if not past.decided:
+            names = []
+        for index, name in enumerate(names, shift):
+            if texts[index - shift] is not None:
+                continue
+            if past.decided.get(name) == "skip":
                 self.reasons[index] = "decided"
                 self.state[index] = m.SKIPPED
                 self._pass_on(index, 0)
@@ -240,13 +248,19 @@ class Scheduler:
         # What waits for nothing else now arrives with the other roots: see the callers.
         self._arrived[:] = [i for i in self._arrived if i < shift]
 
-    def _recalled(self, index: int, value: Stored) -> None:
-        self.state[index] = m.SUCCEEDED
-        self.results[index] = value
-        self.reasons[index] = "earlier"
-        waits = self.waits
-        for other in self.successors[index]:
-            waits[other] -= 1
+    def _recall_done(self, shift: int, texts: Sequence[str | None]) -> None:
+        """Count steps from `shift` on as done that have a result."""
+        state, results, waits = self.state, self.results, self.waits
+        reasons, successors = self.reasons, self.successors
+        for index, text in enumerate(texts, shift):
+            if text is None:
+                continue
+            state[index] = m.SUCCEEDED
+            if text != "null":
+                results[index] = Stored(text)
+            reasons[index] = "earlier"
+            for other in successors[index]:
+                waits[other] -= 1
 
     # -- the loop -----------------------------------------------------------
 

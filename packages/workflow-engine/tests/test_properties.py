@@ -15,7 +15,7 @@ from maestro_workflow_engine._graph import (
 from maestro_workflow_engine._model import DONE, LEGAL, MOVES, STATE_NAMES, seconds
 from maestro_workflow_engine._plan import Tasks, search, simulate
 
-settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=150)
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("fixed")
 
 
