@@ -2,11 +2,11 @@
 
     python bench_flaky.py [--short] [--json FILE]
 
-Simulators draw flaky rates as measured by others, add regressions that last, and
-outages that hit many tests at once, then every score ranks the same tests. Rates of
-the first follow the share of flaky tests by failure rate that reruns of 24 Java
-projects gave (Alshammari et al., "FlakeFlagger", ICSE 2021): a bit over half fail in
-at most 1 of 100 runs, and 3.6 % of the tests are flaky. The second has other rates, longer regressions, more outages.
+Simulators draw flaky rates, add regressions that last, and outages that hit many
+tests at once, then every score ranks the same tests. The rates are assumptions, not
+a published data set: in the first simulator a bit over half of the flaky tests fail
+in at most 1 of 100 runs and 3.6 % of the tests are flaky; the second has other rates,
+longer regressions and more outages.
 Seeds are fixed. AP is averaged over the seeds.
 """
 
