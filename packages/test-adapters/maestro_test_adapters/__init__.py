@@ -105,6 +105,12 @@ if TYPE_CHECKING:
     from maestro_test_adapters._registry import (
         register_adapter as register_adapter,
     )
+    from maestro_test_adapters._robot import (
+        BehaveAdapter as BehaveAdapter,
+    )
+    from maestro_test_adapters._robot import (
+        RobotAdapter as RobotAdapter,
+    )
     from maestro_test_adapters._run import (
         Run as Run,
     )
@@ -185,6 +191,7 @@ _WHERE = {
         "PlaywrightAdapter",
     ),
     "_pytest": ("PytestAdapter",),
+    "_robot": ("BehaveAdapter", "RobotAdapter"),
     "_run": ("Run",),
     "_runner": (
         "Ending",
@@ -209,6 +216,7 @@ __all__ = [
     "AsyncPlaywrightAdapter",
     "Attachment",
     "Attempt",
+    "BehaveAdapter",
     "Browser",
     "CommandAdapter",
     "ConsoleMessage",
@@ -227,6 +235,7 @@ __all__ = [
     "Registry",
     "Report",
     "Request",
+    "RobotAdapter",
     "Run",
     "RunFinished",
     "RunStarted",

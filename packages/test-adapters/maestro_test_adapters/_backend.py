@@ -117,7 +117,7 @@ class Backend(Protocol):
     async def drag(self, source: Handle, target: Handle) -> None:
         """Drag with the pointer from middle to middle."""
 
-    async def screenshot(self, handle: Handle | None, full_page: bool) -> bytes:
+    async def screenshot(self, handle: Handle | None, *, full_page: bool) -> bytes:
         """Return a PNG of an element, the viewport or the whole page."""
 
     async def pdf(self) -> bytes:
@@ -138,7 +138,7 @@ class Backend(Protocol):
     async def close_tab(self) -> None:
         """Close the current tab; the first of the others becomes current."""
 
-    async def await_dialog(self, accept: bool, text: str | None) -> None:
+    async def await_dialog(self, *, accept: bool, text: str | None) -> None:
         """From now on, answer the next dialog so."""
 
     async def seen_dialog(self, timeout: float) -> str | None:

@@ -101,7 +101,7 @@ class Engine:
         if self.in_dialog:
             return b"", "", ""
         try:
-            picture = await self.backend.screenshot(None, False)
+            picture = await self.backend.screenshot(None, full_page=False)
             dom = await self.backend.evaluate(
                 (), "document.documentElement.outerHTML", None, None
             )
@@ -285,13 +285,13 @@ class AsyncLocator(Narrows["AsyncLocator"]):
 
     async def check(self, *, timeout: float | None = None) -> None:
         """Tick a checkbox or radio button; nothing happens if it is ticked."""
-        await self._set_checked(True, timeout)
+        await self._set_checked(timeout, wanted=True)
 
     async def uncheck(self, *, timeout: float | None = None) -> None:
         """Untick a checkbox; nothing happens if it is not ticked."""
-        await self._set_checked(False, timeout)
+        await self._set_checked(timeout, wanted=False)
 
-    async def _set_checked(self, wanted: bool, timeout: float | None) -> None:
+    async def _set_checked(self, timeout: float | None, *, wanted: bool) -> None:
         verb = "check" if wanted else "uncheck"
         backend = self._engine.backend
         need = ("visible", "enabled")
@@ -323,10 +323,7 @@ class AsyncLocator(Narrows["AsyncLocator"]):
         self, *paths: str | os.PathLike[str], timeout: float | None = None
     ) -> None:
         """Choose files in a file input; it may be hidden."""
-        files = [os.path.abspath(path) for path in paths]
-        for file in files:
-            if not os.path.isfile(file):
-                raise FileNotFoundError(file)
+        files = _existing(paths)
         backend = self._engine.backend
         await self._verb(
             "upload to", ("enabled",), timeout, lambda el: backend.upload(el, files)
@@ -382,7 +379,7 @@ class AsyncLocator(Narrows["AsyncLocator"]):
             "screenshot",
             ("visible", "stable"),
             timeout,
-            lambda el: backend.screenshot(el, False),
+            lambda el: backend.screenshot(el, full_page=False),
         )
         return _kept(picture, path)
 
@@ -480,10 +477,19 @@ class AsyncLocator(Narrows["AsyncLocator"]):
         """Assert, and try again until all of it holds at once.
 
         Args:
-            text: The whole visible text; `contains` a part of it.
+            text: The whole visible text.
+            contains: A part of it.
             texts: Of all matches, in order.
+            value: Of an input, textarea or select.
             visible: False holds for hidden and for absent elements.
+            count: How many elements match.
+            enabled: Whether it can be used.
+            editable: Whether it can be used and is not read-only.
+            checked: Whether it is ticked.
+            focused: Whether it has the focus.
             attribute: Name to value; None for an absent attribute.
+            style: Name of a computed property to its value.
+            timeout: Seconds; the browser's unless given.
 
         Raises:
             ExpectationFailed: With what is the case instead. An AssertionError.
@@ -664,7 +670,9 @@ class AsyncBrowser(Finds[AsyncLocator]):
         self, path: str | os.PathLike[str] | None = None, *, full_page: bool = False
     ) -> bytes:
         """Return a PNG of the view or the whole page, and write it if a path is given."""
-        return _kept(await self._engine.backend.screenshot(None, full_page), path)
+        return _kept(
+            await self._engine.backend.screenshot(None, full_page=full_page), path
+        )
 
     async def pdf(self, path: str | os.PathLike[str] | None = None) -> bytes:
         """Return the page printed as PDF, and write it if a path is given."""
@@ -734,7 +742,7 @@ class AsyncBrowser(Finds[AsyncLocator]):
         engine = self._engine
         limit = engine.timeout if timeout is None else timeout
         dialog = Dialog()
-        await engine.backend.await_dialog(accept, text)
+        await engine.backend.await_dialog(accept=accept, text=text)
         engine.in_dialog = True
         try:
             yield dialog
@@ -783,7 +791,10 @@ class AsyncBrowser(Finds[AsyncLocator]):
 
         Args:
             pattern: The whole URL; `**` stands for any text, `*` for text without `/`.
-            json: The answer as JSON; or `body`, as text or bytes.
+            json: The answer as JSON.
+            body: The answer as text or bytes, instead of `json`.
+            status: Of the answer.
+            headers: Of the answer.
             abort: Let the request fail as if the network were down.
         """
         made = route_of(
@@ -863,11 +874,7 @@ class AsyncBrowser(Finds[AsyncLocator]):
         self, state: Mapping[str, Any] | str | os.PathLike[str]
     ) -> None:
         """Set cookies and local storage; opens each origin for a moment."""
-        loaded: Mapping[str, Any] = (
-            state
-            if isinstance(state, Mapping)
-            else jsonlib.loads(Path(state).read_text(encoding="utf-8"))
-        )
+        loaded = _state(state)
         await self.set_cookies(loaded.get("cookies", ()))
         for origin in loaded.get("origins", ()):
             await self.open(origin["origin"])
@@ -943,3 +950,19 @@ def _free_path(folder: Path, name: str) -> Path:
         number += 1
         path = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
     return path
+
+
+def _existing(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    files = [Path(path).absolute() for path in paths]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(file)
+    return [str(file) for file in files]
+
+
+def _state(state: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Return a storage state, read from its file where a path is given."""
+    if isinstance(state, Mapping):
+        return state
+    loaded: Mapping[str, Any] = jsonlib.loads(Path(state).read_text(encoding="utf-8"))
+    return loaded

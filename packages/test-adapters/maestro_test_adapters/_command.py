@@ -92,7 +92,9 @@ class CommandAdapter(RunnerAdapter):
         assert self.report is not None
         return sorted(
             Path(self.cwd, name)
-            for name in glob.glob(self.report, root_dir=self.cwd, recursive=True)
+            for name in glob.glob(  # noqa: PTH207 - the pattern may be absolute
+                self.report, root_dir=self.cwd, recursive=True
+            )
         )
 
     def _read(self, before: Mapping[Path, object]) -> Iterator[TestResult]:

@@ -258,5 +258,5 @@ def _joined(lines: Sequence[str] | str | None) -> str:
 
 def _put(target: dict[str, Any], key: str, value: object) -> None:
     """Set a key unless the value is empty; "" is a value, None and [] are not."""
-    if value is not None and value != [] and value != {}:
+    if value is not None and value not in ([], {}):
         target[key] = value

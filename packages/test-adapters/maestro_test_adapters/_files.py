@@ -166,8 +166,7 @@ def junit_text(report: Report) -> str:
         f"<testsuites {totals}>\n<testsuite name={name} {totals}>\n",
     ]
     parts += [_junit_case(result) for result in results]
-    for problem in report.problems:
-        parts.append(f"<system-err>{_xml(problem)}</system-err>\n")
+    parts += [f"<system-err>{_xml(text)}</system-err>\n" for text in report.problems]
     parts.append("</testsuite>\n</testsuites>\n")
     return "".join(parts)
 
@@ -177,9 +176,11 @@ def _junit_case(result: TestResult) -> str:
     where = f" file={_attribute(result.file)}" if result.file else ""
     where += f' line="{result.line}"' if result.line is not None else ""
     parts = [
-        f"<testcase classname={_attribute(classname)} "
-        f"name={_attribute(result.name or result.id)} "
-        f'time="{result.duration:.6f}"{where}>\n',
+        (
+            f"<testcase classname={_attribute(classname)} "
+            f"name={_attribute(result.name or result.id)} "
+            f'time="{result.duration:.6f}"{where}>\n'
+        ),
         _properties(result),
     ]
     kind = {
@@ -194,11 +195,11 @@ def _junit_case(result: TestResult) -> str:
     if kind:
         parts.append(_verdict(kind, result.outcome, result.message, result.trace))
     again = "flakyFailure" if result.status == "passed" else "rerunFailure"
-    for attempt in result.attempts:
-        if attempt.outcome in ("failed", "error", "crashed", "timeout"):
-            parts.append(
-                _verdict(again, attempt.outcome, attempt.message, attempt.trace)
-            )
+    parts += [
+        _verdict(again, attempt.outcome, attempt.message, attempt.trace)
+        for attempt in result.attempts
+        if attempt.outcome in ("failed", "error", "crashed", "timeout")
+    ]
     if result.stdout:
         parts.append(f"<system-out>{_xml(result.stdout)}</system-out>\n")
     errors = result.stderr + (("\n" if result.stderr else "") + result.log)

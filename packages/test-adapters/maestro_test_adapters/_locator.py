@@ -114,12 +114,20 @@ class Finds(ABC, Generic[T]):
         """Return a lazy locator; nothing is looked up before a verb is used.
 
         Give exactly one of role, label, text, testid, css, xpath, placeholder, title
-        or alt; `name` goes with role. Texts match as parts, without regard to case,
-        unless `exact`; test ids match as a whole. A verb that needs one element fails
-        if several match.
+        or alt. A verb that needs one element fails if several match.
 
         Args:
-            name: The accessible name: label, aria-label, content.
+            role: Of ARIA, given or implied by the tag.
+            name: With `role`: the accessible name: label, aria-label, content.
+            label: Of a form field.
+            text: Of the innermost element that has it.
+            testid: The whole test id.
+            css: A selector.
+            xpath: An expression.
+            placeholder: Of an input.
+            title: The title attribute.
+            alt: Of an image.
+            exact: Match texts as a whole and with their case, not as parts.
             has_text: Only elements that contain this text.
             visible: Only visible (or only hidden) elements.
             nth: The one at this place, from 0; negative from the end.

@@ -341,7 +341,9 @@ class PlaywrightBackend:
         await mouse.move(x, y, steps=4)
         await mouse.up()
 
-    async def screenshot(self, handle: ElementHandle | None, full_page: bool) -> bytes:
+    async def screenshot(
+        self, handle: ElementHandle | None, *, full_page: bool
+    ) -> bytes:
         if handle is not None:
             return await self._guarded(handle.screenshot())
         return await self._guarded(self._page.screenshot(full_page=full_page))
@@ -382,7 +384,7 @@ class PlaywrightBackend:
         if self.context.pages:
             await self.use_tab(self._id(self.context.pages[0]))
 
-    async def await_dialog(self, accept: bool, text: str | None) -> None:
+    async def await_dialog(self, *, accept: bool, text: str | None) -> None:
         while not self._dialogs.empty():
             self._dialogs.get_nowait()
         self._dialog = (accept, text)

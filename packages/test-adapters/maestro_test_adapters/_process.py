@@ -89,9 +89,9 @@ class Child:
         assert self._process.stderr is not None
         pipes = {self._process.stdout: "stdout", self._process.stderr: "stderr"}
         with selectors.DefaultSelector() as selector:
-            for pipe in pipes:
+            for pipe, name in pipes.items():
                 os.set_blocking(pipe.fileno(), False)
-                selector.register(pipe, selectors.EVENT_READ, pipes[pipe])
+                selector.register(pipe, selectors.EVENT_READ, name)
             while True:
                 # The order matters: ended is asked before reading, so that nothing
                 # written before the end is missed. No wait for the pipes to close:

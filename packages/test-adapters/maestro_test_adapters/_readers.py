@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from maestro_test_adapters._ctrf import report_from_ctrf
 from maestro_test_adapters._events import TestStarted
@@ -337,8 +337,8 @@ def read_junit(text: str, where: str) -> Iterator[TestResult]:
 
 
 def _suites(
-    element: ElementTree.Element, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], ElementTree.Element]]:
+    element: ET.Element, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], ET.Element]]:
     here = path
     if element.tag == "testsuite":
         here = (*path, element.get("name") or "")
@@ -363,7 +363,7 @@ _JUNIT_AGAIN: dict[str, Outcome] = {
 }
 
 
-def _junit_case(case: ElementTree.Element, suites: tuple[str, ...]) -> TestResult:
+def _junit_case(case: ET.Element, suites: tuple[str, ...]) -> TestResult:
     outcome: Outcome = "passed"
     message = trace = None
     attempts: list[Attempt] = []
@@ -495,12 +495,12 @@ def _list(document: Mapping[str, Any], key: str, where: str) -> list[Any]:
     return found
 
 
-def _xml(text: str, where: str) -> ElementTree.Element:
+def _xml(text: str, where: str) -> ET.Element:
     if "<!DOCTYPE" in text[:2000]:
         raise ReportError("a DOCTYPE is refused", path=where)
     try:
-        return ElementTree.fromstring(text)  # noqa: S314 - no DOCTYPE, so no entities
-    except ElementTree.ParseError as error:
+        return ET.fromstring(text)  # noqa: S314 - no DOCTYPE, so no entities
+    except ET.ParseError as error:
         raise ReportError(
             f"not XML: {error.msg}", path=where, line=error.position[0]
         ) from error

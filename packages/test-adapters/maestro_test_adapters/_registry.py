@@ -10,9 +10,11 @@ from maestro_test_adapters.errors import AdapterNotFound
 ENTRY_POINTS = "maestro.test_adapters"
 
 _OURS = {
+    "behave": "_robot:BehaveAdapter",
     "command": "_command:CommandAdapter",
     "playwright": "_playwright:PlaywrightAdapter",
     "pytest": "_pytest:PytestAdapter",
+    "robot": "_robot:RobotAdapter",
     "selenium": "_selenium:SeleniumAdapter",
     "unittest": "_unittest:UnittestAdapter",
 }

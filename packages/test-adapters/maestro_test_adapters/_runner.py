@@ -314,7 +314,7 @@ def in_shard(cases: Sequence[TestCase], shard: tuple[int, int]) -> list[str]:
     number, count = shard
     loads = [0] * count
     mine: list[str] = []
-    for name, ids in sorted(
+    for _, ids in sorted(
         files.items(), key=lambda item: (-len(item[1]), zlib.crc32(item[0].encode()))
     ):
         lightest = loads.index(min(loads))

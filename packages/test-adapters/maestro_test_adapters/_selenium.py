@@ -302,7 +302,7 @@ class SeleniumBackend:
         actions.pause(0.05).release()
         self._guarded(actions.perform)
 
-    async def screenshot(self, handle: WebElement | None, full_page: bool) -> bytes:
+    async def screenshot(self, handle: WebElement | None, *, full_page: bool) -> bytes:
         if handle is not None:
             return bytes(self._guarded(lambda: handle.screenshot_as_png))
         if not full_page:
@@ -381,7 +381,7 @@ class SeleniumBackend:
         if handles:
             await self.use_tab(handles[0])
 
-    async def await_dialog(self, accept: bool, text: str | None) -> None:
+    async def await_dialog(self, *, accept: bool, text: str | None) -> None:
         self._dialog = (accept, text)
 
     async def seen_dialog(self, timeout: float) -> str | None:

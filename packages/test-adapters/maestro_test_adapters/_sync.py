@@ -39,6 +39,23 @@ def drive(work: Coroutine[Any, Any, T], /) -> T:
     raise RuntimeError("a synchronous back end waited for an event loop")
 
 
+def _documented(peer: type) -> Callable[[type[T]], type[T]]:
+    """Give methods and properties the docstrings of the asynchronous class."""
+
+    def copy(cls: type[T]) -> type[T]:
+        for name, member in vars(cls).items():
+            said = getattr(getattr(peer, name, None), "__doc__", None)
+            if said and not name.startswith("_"):
+                if isinstance(member, property):
+                    setattr(cls, name, property(member.fget, doc=said))
+                elif not member.__doc__:
+                    member.__doc__ = said
+        return cls
+
+    return copy
+
+
+@_documented(AsyncLocator)
 class Locator(Narrows["Locator"]):
     """Elements on a page: lazy, and strict for verbs that need one element.
 
@@ -55,77 +72,60 @@ class Locator(Narrows["Locator"]):
         return Locator(self._run, self._inner._made(target))
 
     def frame(self) -> "Frame":
-        """Return the document inside this iframe."""
         return Frame(self._run, self._inner.frame())
 
     def click(
         self, *, button: str = "left", count: int = 1, timeout: float | None = None
     ) -> None:
-        """Click in the middle, once it is visible, still, enabled and uncovered."""
         self._run(self._inner.click(button=button, count=count, timeout=timeout))
 
     def dblclick(self, *, timeout: float | None = None) -> None:
-        """Double-click in the middle."""
         self._run(self._inner.dblclick(timeout=timeout))
 
     def hover(self, *, timeout: float | None = None) -> None:
-        """Move the pointer over the middle."""
         self._run(self._inner.hover(timeout=timeout))
 
     def fill(self, text: str, *, timeout: float | None = None) -> None:
-        """Replace the content of an input, textarea or editable element."""
         self._run(self._inner.fill(text, timeout=timeout))
 
     def clear(self, *, timeout: float | None = None) -> None:
-        """Empty an input, textarea or editable element."""
         self._run(self._inner.clear(timeout=timeout))
 
     def type(self, text: str, *, timeout: float | None = None) -> None:
-        """Type key by key after what is there, with real key events."""
         self._run(self._inner.type(text, timeout=timeout))
 
     def press(self, keys: str, *, timeout: float | None = None) -> None:
-        """Press a key or several together, such as `Enter` or `Control+a`."""
         self._run(self._inner.press(keys, timeout=timeout))
 
     def check(self, *, timeout: float | None = None) -> None:
-        """Tick a checkbox or radio button; nothing happens if it is ticked."""
         self._run(self._inner.check(timeout=timeout))
 
     def uncheck(self, *, timeout: float | None = None) -> None:
-        """Untick a checkbox; nothing happens if it is not ticked."""
         self._run(self._inner.uncheck(timeout=timeout))
 
     def select(self, *options: str, timeout: float | None = None) -> list[str]:
-        """Choose options of a `<select>` by value or label; return their values."""
         return self._run(self._inner.select(*options, timeout=timeout))
 
     def upload(
         self, *paths: str | os.PathLike[str], timeout: float | None = None
     ) -> None:
-        """Choose files in a file input; it may be hidden."""
         self._run(self._inner.upload(*paths, timeout=timeout))
 
     def drag_to(self, target: "Locator", *, timeout: float | None = None) -> None:
-        """Drag this element with the pointer and drop it on another."""
         self._run(self._inner.drag_to(target._inner, timeout=timeout))
 
     def focus(self, *, timeout: float | None = None) -> None:
-        """Give it the focus."""
         self._run(self._inner.focus(timeout=timeout))
 
     def blur(self, *, timeout: float | None = None) -> None:
-        """Take the focus away."""
         self._run(self._inner.blur(timeout=timeout))
 
     def scroll_into_view(self, *, timeout: float | None = None) -> None:
-        """Scroll until it is in the middle of the view."""
         self._run(self._inner.scroll_into_view(timeout=timeout))
 
     def evaluate(
         self, function: str, arg: object = None, *, timeout: float | None = None
     ) -> Any:
-        """Call a JavaScript function with the element and `arg`; return its result."""
         return self._run(self._inner.evaluate(function, arg, timeout=timeout))
 
     def screenshot(
@@ -134,59 +134,45 @@ class Locator(Narrows["Locator"]):
         *,
         timeout: float | None = None,
     ) -> bytes:
-        """Return a PNG of the element, and write it if a path is given."""
         return self._run(self._inner.screenshot(path, timeout=timeout))
 
     def text(self, *, timeout: float | None = None) -> str:
-        """Return the visible text, white space normalised."""
         return self._run(self._inner.text(timeout=timeout))
 
     def html(self, *, timeout: float | None = None) -> str:
-        """Return the inner HTML."""
         return self._run(self._inner.html(timeout=timeout))
 
     def value(self, *, timeout: float | None = None) -> str:
-        """Return the value of an input, textarea or select."""
         return self._run(self._inner.value(timeout=timeout))
 
     def attribute(self, name: str, *, timeout: float | None = None) -> str | None:
-        """Return an attribute, None if it is absent."""
         return self._run(self._inner.attribute(name, timeout=timeout))
 
     def style(self, name: str, *, timeout: float | None = None) -> str:
-        """Return a computed style property."""
         return self._run(self._inner.style(name, timeout=timeout))
 
     def box(self, *, timeout: float | None = None) -> dict[str, float]:
-        """Return x, y, width and height in CSS pixels of the viewport."""
         return self._run(self._inner.box(timeout=timeout))
 
     def is_checked(self, *, timeout: float | None = None) -> bool:
-        """Return whether it is ticked."""
         return self._run(self._inner.is_checked(timeout=timeout))
 
     def is_enabled(self, *, timeout: float | None = None) -> bool:
-        """Return whether it can be used."""
         return self._run(self._inner.is_enabled(timeout=timeout))
 
     def is_editable(self, *, timeout: float | None = None) -> bool:
-        """Return whether it can be used and is not read-only."""
         return self._run(self._inner.is_editable(timeout=timeout))
 
     def is_focused(self, *, timeout: float | None = None) -> bool:
-        """Return whether it has the focus."""
         return self._run(self._inner.is_focused(timeout=timeout))
 
     def is_visible(self) -> bool:
-        """Return whether any match is visible now; does not wait."""
         return self._run(self._inner.is_visible())
 
     def count(self) -> int:
-        """Return how many elements match now; does not wait."""
         return self._run(self._inner.count())
 
     def texts(self) -> list[str]:
-        """Return the texts of all matches now; does not wait."""
         return self._run(self._inner.texts())
 
     def should(
@@ -206,17 +192,6 @@ class Locator(Narrows["Locator"]):
         style: Mapping[str, Text] | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Assert, and try again until all of it holds at once.
-
-        Args:
-            text: The whole visible text; `contains` a part of it.
-            texts: Of all matches, in order.
-            visible: False holds for hidden and for absent elements.
-            attribute: Name to value; None for an absent attribute.
-
-        Raises:
-            ExpectationFailed: With what is the case instead. An AssertionError.
-        """
         self._run(
             self._inner.should(
                 text=text,
@@ -236,6 +211,7 @@ class Locator(Narrows["Locator"]):
         )
 
 
+@_documented(AsyncFrame)
 class Frame(Finds[Locator]):
     """The document inside an iframe."""
 
@@ -248,10 +224,10 @@ class Frame(Finds[Locator]):
         return Locator(self._run, self._inner._made(target))
 
     def evaluate(self, source: str, arg: object = None) -> Any:
-        """Evaluate an expression, or call a function with `arg`, inside the frame."""
         return self._run(self._inner.evaluate(source, arg))
 
 
+@_documented(AsyncBrowser)
 class Browser(Finds[Locator]):
     """A browser with one current tab, and the verbs of a user.
 
@@ -286,7 +262,6 @@ class Browser(Finds[Locator]):
             warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2)
 
     def close(self) -> None:
-        """End the browser and everything that was started for it. Idempotent."""
         if not self._open:
             return
         self._open = False
@@ -296,88 +271,59 @@ class Browser(Finds[Locator]):
             self._end()
 
     def open(self, url: str = "/", *, timeout: float | None = None) -> None:
-        """Open an address, relative to `base_url`, and wait until it has loaded.
-
-        Raises:
-            NavigationFailed: Nothing answers there, or not in time.
-        """
         self._run(self._inner.open(url, timeout=timeout))
 
     def reload(self) -> None:
-        """Load the page again."""
         self._run(self._inner.reload())
 
     def back(self) -> None:
-        """Go back one page."""
         self._run(self._inner.back())
 
     def forward(self) -> None:
-        """Go forward one page."""
         self._run(self._inner.forward())
 
     @property
     def url(self) -> str:
-        """The address of the current tab."""
         return self._run(self._inner.url())
 
     @property
     def title(self) -> str:
-        """The title of the current tab."""
         return self._run(self._inner.title())
 
     def should_be_at(self, url: Text, *, timeout: float | None = None) -> None:
-        """Assert the address: a pattern as for `route`, or a regular expression."""
         self._run(self._inner.should_be_at(url, timeout=timeout))
 
     def evaluate(self, source: str, arg: object = None) -> Any:
-        """Evaluate an expression, or call a function with `arg`; promises are awaited.
-
-        Raises:
-            ScriptFailed: The script threw.
-        """
         return self._run(self._inner.evaluate(source, arg))
 
     def press(self, keys: str) -> None:
-        """Press keys wherever the focus is."""
         self._run(self._inner.press(keys))
 
     def scroll(self, *, x: float = 0, y: float = 0) -> None:
-        """Scroll the page by pixels."""
         self._run(self._inner.scroll(x=x, y=y))
 
     def screenshot(
         self, path: str | os.PathLike[str] | None = None, *, full_page: bool = False
     ) -> bytes:
-        """Return a PNG of the view or the whole page, and write it if a path is given."""
         return self._run(self._inner.screenshot(path, full_page=full_page))
 
     def pdf(self, path: str | os.PathLike[str] | None = None) -> bytes:
-        """Return the page printed as PDF, and write it if a path is given."""
         return self._run(self._inner.pdf(path))
 
     @property
     def tabs(self) -> list[Tab]:
-        """The open tabs."""
         return self._run(self._inner.tabs())
 
     def use_tab(self, tab: Tab | str) -> None:
-        """Make a tab, or the tab with this title, the current one."""
         self._run(self._inner.use_tab(tab))
 
     def new_tab(self, url: str | None = None) -> None:
-        """Open a tab and make it the current one."""
         self._run(self._inner.new_tab(url))
 
     def wait_for_tab(self, *, timeout: float | None = None) -> None:
-        """Wait for a tab that the page opens, and make it the current one.
-
-        Raises:
-            NothingHappened: None opened.
-        """
         self._run(self._inner.wait_for_tab(timeout=timeout))
 
     def close_tab(self) -> None:
-        """Close the current tab; the first of the others becomes current."""
         self._run(self._inner.close_tab())
 
     @contextmanager
@@ -399,13 +345,6 @@ class Browser(Finds[Locator]):
         text: str | None = None,
         timeout: float | None = None,
     ) -> Iterator[Dialog]:
-        """Answer the alert, confirm or prompt that the block brings up.
-
-        Outside of such a block dialogs are dismissed.
-
-        Raises:
-            NothingHappened: None came.
-        """
         with self._entered(
             self._inner.dialog(accept=accept, text=text, timeout=timeout)
         ) as dialog:
@@ -413,11 +352,6 @@ class Browser(Finds[Locator]):
 
     @contextmanager
     def download(self, *, timeout: float | None = None) -> Iterator[Download]:
-        """Catch the file that the block downloads; it lies in the artifacts folder.
-
-        Raises:
-            NothingHappened: None came.
-        """
         with self._entered(self._inner.download(timeout=timeout)) as download:
             yield download
 
@@ -432,13 +366,6 @@ class Browser(Finds[Locator]):
         headers: Mapping[str, str] | None = None,
         abort: bool = False,
     ) -> Iterator[None]:
-        """Answer matching requests instead of the server, inside the block.
-
-        Args:
-            pattern: The whole URL; `**` stands for any text, `*` for text without `/`.
-            json: The answer as JSON; or `body`, as text or bytes.
-            abort: Let the request fail as if the network were down.
-        """
         with self._entered(
             self._inner.route(
                 pattern,
@@ -453,52 +380,40 @@ class Browser(Finds[Locator]):
 
     @property
     def console(self) -> tuple[ConsoleMessage, ...]:
-        """What the console got so far, uncaught errors included."""
         return self._inner.console()
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """The requests of the page so far."""
         return self._inner.requests()
 
     def wait_for_console(
         self, part: str, *, timeout: float | None = None
     ) -> ConsoleMessage:
-        """Wait until the console has a message that contains a text."""
         return self._run(self._inner.wait_for_console(part, timeout=timeout))
 
     def wait_for_request(
         self, pattern: str, *, timeout: float | None = None
     ) -> Request:
-        """Wait until a matching request has been answered or has failed."""
         return self._run(self._inner.wait_for_request(pattern, timeout=timeout))
 
     @property
     def cookies(self) -> list[dict[str, Any]]:
-        """All cookies: name, value, domain, path, expires, httpOnly, secure."""
         return self._run(self._inner.cookies())
 
     def set_cookies(self, cookies: Iterable[Mapping[str, Any]]) -> None:
-        """Add cookies; each needs name, value and either url or domain."""
         self._run(self._inner.set_cookies(cookies))
 
     def clear_cookies(self) -> None:
-        """Remove all cookies."""
         self._run(self._inner.clear_cookies())
 
     def storage_state(
         self, path: str | os.PathLike[str] | None = None
     ) -> dict[str, Any]:
-        """Return cookies and the local storage of the current page's origin.
-
-        The form is Playwright's, so that either back end reads the other's.
-        """
         return self._run(self._inner.storage_state(path))
 
     def load_storage_state(
         self, state: Mapping[str, Any] | str | os.PathLike[str]
     ) -> None:
-        """Set cookies and local storage; opens each origin for a moment."""
         self._run(self._inner.load_storage_state(state))
 
 

@@ -53,9 +53,11 @@ class Trace:
         at = time.monotonic() - self._begun - seconds
         failed = ' class="failed"' if error else ""
         parts = [
-            f'<section{failed} id="step-{self._count}">\n<h2>{self._count}. '
-            f"{escape(verb)} <code>{escape(target)}</code></h2>\n"
-            f"<div>at {at:.2f} s, took {seconds:.3f} s, {escape(url)}</div>\n"
+            (
+                f'<section{failed} id="step-{self._count}">\n<h2>{self._count}. '
+                f"{escape(verb)} <code>{escape(target)}</code></h2>\n"
+                f"<div>at {at:.2f} s, took {seconds:.3f} s, {escape(url)}</div>\n"
+            )
         ]
         if error:
             parts.append(f'<pre class="why">{escape(str(error))}</pre>\n')

@@ -10,6 +10,7 @@ from maestro_test_adapters._runner import (
     Launch,
     RunnerAdapter,
     Selection,
+    injected,
     refuse,
     target_python,
 )
@@ -60,7 +61,7 @@ class UnittestAdapter(RunnerAdapter):
         runner = str(INJECT / "maestro_stream_unittest.py")
         return Launch(
             argv=[self.python, runner],
-            env={"MAESTRO_SELECT": str(file)},
+            env={**injected(self.environment()), "MAESTRO_SELECT": str(file)},
             streams=True,
             stacks=True,
         )

@@ -88,6 +88,7 @@ def test_a_driver_started_by_hand(site, require_program, free_port):
         server.wait()
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("backend", ["selenium", "playwright"])
 def test_a_dead_browser_is_told(start_browser, backend):
     with start_browser(backend) as browser:

@@ -13,9 +13,11 @@ from maestro_test_adapters import (
     Report,
     RunFinished,
     RunStarted,
+    TestCase,
     TestFinished,
     TestStarted,
 )
+from maestro_test_adapters._runner import in_shard
 from maestro_test_adapters.errors import (
     RunnerFailed,
     RunnerNotInstalled,
@@ -145,6 +147,7 @@ def test_events_come_while_the_run_goes_on(project, write):
     assert [result.id for result in run.report] == ["test_slow.py::test_a"]
 
 
+@pytest.mark.drill
 def test_crashes_keep_results_and_name_the_culprit(project, write):
     write(test_crash=CRASHES)
     report = PytestAdapter(cwd=project, timeout_per_test=1.5).run(
@@ -183,6 +186,20 @@ def is_running(pid):
         return False
 
 
+def test_a_crash_names_its_test_and_the_rest_runs(project, write):
+    write(
+        test_crash="import os\ndef test_a(): pass\n"
+        "def test_b(): os._exit(3)\ndef test_c(): pass\n"
+    )
+    report = PytestAdapter(cwd=project).run(stream=project / "kept.jsonl")
+    assert outcomes(report) == {
+        "test_a": "passed", "test_b": "crashed", "test_c": "passed",
+    }  # fmt: skip
+    assert "exit code 3" in report["test_crash.py::test_b"].message
+    assert outcomes(Report.read(project / "kept.jsonl")) == outcomes(report)
+
+
+@pytest.mark.drill
 def test_after_a_crash_the_rest_may_be_left(project, write):
     write(test_crash="import os\ndef test_a(): os._exit(3)\ndef test_b(): pass\n")
     report = PytestAdapter(cwd=project, after_crash="stop").run()
@@ -191,6 +208,14 @@ def test_after_a_crash_the_rest_may_be_left(project, write):
     assert not report.ok
 
 
+def test_a_hung_test_is_ended_and_its_stack_kept(project, write):
+    write(test_loop="def test_loop():\n    while True: pass\n")
+    report = PytestAdapter(cwd=project, timeout_per_test=1).run()
+    assert outcomes(report) == {"test_loop": "timeout"}
+    assert "in test_loop" in report["test_loop.py::test_loop"].trace
+
+
+@pytest.mark.drill
 def test_the_whole_run_has_a_limit(project, write):
     write(test_slow="import time\ndef test_a(): time.sleep(60)\ndef test_b(): pass\n")
     report = PytestAdapter(cwd=project, timeout=4).run()
@@ -218,20 +243,21 @@ def test_retries_are_kept_as_attempts(project, write):
     ]
 
 
-@pytest.mark.parametrize(
-    ("select", "ids"),
-    [
-        (["test_mixed.py::test_param"], ["test_param[1]", "test_param[2]"]),
-        (["test_mixed.py::test_param[2]"], ["test_param[2]"]),
-        (["test_mixed.py::TestGroup"], ["TestGroup::test_in_class"]),
-        (["sub/test_other.py"], ["test_other"]),
-        (["sub"], ["test_other"]),
-    ],
-    ids=str,
-)
-def test_selection_by_id_class_file_and_folder(project, write, select, ids):
-    write(test_mixed=MIXED, sub__test_other="def test_other(): pass\n")
-    assert list(outcomes(PytestAdapter(cwd=project).run(select=select))) == ids
+def test_selection_by_id_class_file_and_folder(project, write):
+    write(
+        test_mixed=MIXED,
+        sub__test_other="def test_other(): pass\n",
+        lib__test_file="def test_in_file(): pass\n",
+        gone__test_gone="def test_gone(): pass\n",
+    )
+    adapter = PytestAdapter(cwd=project)
+    mixed = ["test_mixed.py::test_param[2]", "test_mixed.py::TestGroup"]
+    report = adapter.run(select=[*mixed, "sub/test_other.py", "lib"])
+    assert sorted(outcomes(report)) == [
+        "TestGroup::test_in_class", "test_in_file", "test_other", "test_param[2]",
+    ]  # fmt: skip
+    report = adapter.run(select=["test_mixed.py::test_param"])
+    assert list(outcomes(report)) == ["test_param[1]", "test_param[2]"]
 
 
 def test_a_misspelt_id_is_refused(project, write):
@@ -272,6 +298,23 @@ def test_discover_tells_what_cannot_be_collected(project, write):
     assert [result.outcome for result in report] == ["error"]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_split_into_shards_loses_and_repeats_nothing(count):
+    cases = [
+        TestCase(id=f"f{i}.py::t{j}", name="t", file=f"f{i}.py")
+        for i in range(5)
+        for j in range(i + 1)
+    ]
+    parts = [in_shard(cases, (number, count)) for number in range(1, count + 1)]
+    assert sorted(test for part in parts for test in part) == sorted(
+        case.id for case in cases
+    )
+    assert all(parts)
+    files = [{test.partition("::")[0] for test in part} for part in parts]
+    assert sum(map(len, files)) == 5  # whole files
+
+
+@pytest.mark.drill
 def test_shards_share_all_tests(project, write):
     files = {
         f"test_{i}": "".join(f"def test_{j}(): pass\n" for j in range(i + 1))
@@ -372,6 +415,7 @@ def test_leaving_the_block_ends_everything(project, write):
     assert not is_running(int((project / "pid").read_text(encoding="utf-8")))
 
 
+@pytest.mark.drill
 def test_what_happens_to_the_runner_when_we_are_killed(project, write):
     write(
         test_many="import os, time, pytest\n"
@@ -397,6 +441,7 @@ def test_what_happens_to_the_runner_when_we_are_killed(project, write):
     assert len(Report.read(kept)) >= 3
 
 
+@pytest.mark.drill
 def test_counts_equal_those_of_pytest_itself(project, write):
     write(test_mixed=MIXED)
     said = subprocess.run(

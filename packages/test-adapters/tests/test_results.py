@@ -1,7 +1,7 @@
 """Results as CTRF, JUnit XML and streams: nothing is lost on the way."""
 
 import json
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -73,7 +73,7 @@ def test_junit_is_well_formed_whatever_the_texts(tmp_path_factory, results):
     path = Report(tool="t", results=tuple(results)).write(
         tmp_path_factory.mktemp("r") / "r.xml"
     )
-    root = ElementTree.parse(path).getroot()
+    root = ET.parse(path).getroot()
     assert len(root.findall(".//testcase")) == len(results)
 
 

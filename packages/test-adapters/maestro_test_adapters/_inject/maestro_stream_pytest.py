@@ -353,7 +353,7 @@ def _told(reports, at):
     told = {
         "status": _STATUS[outcome],
         "rawStatus": raw,
-        "duration": int(round(seconds * 1000)),
+        "duration": round(seconds * 1000),
         "start": int(extra["maestro.start"] * 1000),
         "extra": extra,
     }
@@ -519,7 +519,7 @@ def _watch_stacks(path):
     import signal
 
     if hasattr(faulthandler, "register"):
-        file = open(path, "a", encoding="utf-8")  # stays open as long as we live
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as we live
         faulthandler.register(signal.SIGUSR2, file=file, all_threads=True)
         _KEPT.append(file)
 

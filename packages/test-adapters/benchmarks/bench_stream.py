@@ -1,0 +1,114 @@
+"""What the streaming plugin costs: 1,000 tests by pytest, plain and with our stream.
+
+    python bench_stream.py [--short] [--json FILE] [--python INTERPRETER]
+
+CPU seconds of the whole process, plain and streaming in turns; the spread is that of
+the ratios of the rounds. The peer is the same pytest without the plugin.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from maestro_test_adapters._runner import INJECT
+
+FILES, TESTS = 50, 20
+TARGET = 1.06
+OWN = ("MAESTRO_STREAM", "MAESTRO_SELECT", "MAESTRO_STACKS", "MAESTRO_PARENT")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="fewer rounds")
+    parser.add_argument("--json", metavar="FILE", help="write the result")
+    parser.add_argument("--python", default=sys.executable, help="that has pytest")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for number in range(FILES):
+            tests = (f"def test_{i}():\n    assert {i} >= 0\n" for i in range(TESTS))
+            (root / f"test_{number}.py").write_text("".join(tests), encoding="utf-8")
+        found = measure(arguments.python, root, rounds=7 if arguments.short else 15)
+    for row in found["rows"]:
+        print(
+            f"{row['work']}: {row['peer']} {row['peer_value']:.3f} s, ours "
+            f"{row['ours']:.3f} s, ratio {row['ratio']:.3f} (spread {row['spread']:.3f})"
+        )
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def measure(python: str, root: Path, *, rounds: int) -> dict[str, Any]:
+    """Run both in turns and return the benchmark's document."""
+    plain, ours = [], []
+    for number in range(-1, rounds):  # the first round fills the caches
+        both = [(plain, ()), (ours, ("-p", "maestro_stream_pytest"))]
+        for times, words in both if number % 2 else reversed(both):
+            seconds = run(python, root, words)
+            if number >= 0:
+                times.append(seconds)
+    ratios = [b / a for a, b in zip(plain, ours, strict=True)]
+    ratio = statistics.median(ratios)
+    quarters = statistics.quantiles(ratios)
+    row = {
+        "work": f"{FILES * TESTS} tests, CPU",
+        "unit": "s",
+        "peer": f"pytest {said(python)}",
+        "peer_value": statistics.median(plain),
+        "ours": statistics.median(ours),
+        "ratio": ratio,
+        "spread": quarters[2] - quarters[0],
+        "target": TARGET,
+        "met": ratio <= TARGET,
+        "direction": "lower",
+    }
+    return {
+        "benchmark": "stream",
+        "rows": [row],
+        "versions": {
+            "python": platform.python_version(),
+            "maestro-test-adapters": version("maestro-test-adapters"),
+        },
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def said(python: str) -> str:
+    """Return the version of an interpreter's pytest."""
+    words = [python, "-c", "import pytest; print(pytest.__version__)"]
+    return subprocess.run(
+        words, check=True, capture_output=True, encoding="utf-8"
+    ).stdout.strip()
+
+
+def run(python: str, root: Path, words: tuple[str, ...]) -> float:
+    """Return the CPU seconds of one pytest process."""
+    env = {key: value for key, value in os.environ.items() if key not in OWN}
+    env["PYTHONPATH"] = str(INJECT)
+    env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    if words:
+        env["MAESTRO_STREAM"] = str(root / "stream.jsonl")
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
+    process = subprocess.Popen(
+        command, cwd=root, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command} ended with {process.returncode}")
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    main()
