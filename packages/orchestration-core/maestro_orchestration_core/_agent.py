@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_type_hints
 from ._context import Window
 from ._messages import Model, Usage
 from ._persona import EFFECTS, Persona
-from ._throttle import Retry, Throttle
+from ._throttle import CallPolicy, Throttle
 from .errors import SettingsError, did_you_mean
 
 Effect = Literal["pure", "idempotent", "unsafe"]
@@ -33,7 +33,8 @@ class Agent:
     """The most that one call of a callable takes, for hard budgets."""
     window: Window | None = field(default=None, kw_only=True)
     throttle: Throttle | None = field(default=None, kw_only=True)
-    retry: Retry | None = field(default=None, kw_only=True)
+    retry: CallPolicy | None = field(default=None, kw_only=True)
+    """Around each model call: a Retry, or anything with `async call(fn)`."""
     input_guards: tuple[Guard, ...] = field(default=(), kw_only=True)
     """Each returns None, or why the text is refused."""
     output_guards: tuple[Guard, ...] = field(default=(), kw_only=True)
@@ -45,6 +46,11 @@ class Agent:
             raise SettingsError(
                 f"expected a callable or a model, got {self.body!r}",
                 key=f"agent {self.persona.name}",
+            )
+        if self.retry is not None and not callable(getattr(self.retry, "call", None)):
+            raise SettingsError(
+                f"expected an object with `async call(fn)`, got {self.retry!r}",
+                key=f"agent {self.persona.name}.retry",
             )
         if self.effect is not None and self.effect not in EFFECTS:
             raise SettingsError(

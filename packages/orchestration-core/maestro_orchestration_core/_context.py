@@ -1,5 +1,6 @@
 """Keep a conversation inside the model's window, with a record of what went."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,10 +12,10 @@ Messages = list[Mapping[str, Any]]
 
 
 class Strategy(Protocol):
-    """One way to make messages shorter; called until they fit."""
+    """One way to make messages shorter; called once, if they do not fit."""
 
     def __call__(self, messages: Messages, over: int, /) -> Messages:
-        """Return shorter messages; `over` is how many tokens are too many."""
+        """Return shorter messages; `over` is how many estimated tokens must go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Window:
             size = int(message_tokens(fitted, self.estimate) * ratio)
             if size <= room:
                 return fitted
-            fitted = strategy(fitted, size - room)
+            fitted = strategy(fitted, math.ceil((size - room) / ratio))
         size = int(message_tokens(fitted, self.estimate) * ratio)
         if size > room:
             raise ContextOverflowError(
@@ -64,14 +65,26 @@ def drop_tool_results(*, keep_last: int = 2) -> Strategy:
     return shorten
 
 
-def sliding(*, keep_last: int = 6) -> Strategy:
-    """Keep system, the first user message and the last ones; never split a pair."""
+def sliding(*, keep_last: int = 1) -> Strategy:
+    """Drop the oldest after the head until it fits; never split a pair.
 
-    def shorten(messages: Messages, over: int) -> Messages:  # noqa: ARG001
+    The head is system and the first message after it.
+
+    Args:
+        keep_last: Messages at the end that always stay.
+    """
+
+    def shorten(messages: Messages, over: int) -> Messages:
         head = _head(messages)
-        start = max(head, len(messages) - keep_last)
-        while head < start < len(messages) and messages[start].get("role") == "tool":
-            start -= 1  # a tool result needs the call before it
+        start, freed = head, 0
+        last = len(messages) - keep_last
+        while start < len(messages) and (freed < over or _is_result(messages[start])):
+            if start >= last and not _is_result(messages[start]):
+                break
+            freed += message_tokens(messages[start : start + 1])
+            start += 1
+        if start > last:  # a pair at the end stays whole: go back to its call
+            start = _start_of_pair(messages, max(head, last), head)
         return [*messages[:head], *messages[start:]]
 
     return shorten
@@ -82,9 +95,7 @@ def summarise(write: Callable[[str], str], *, keep_last: int = 4) -> Strategy:
 
     def shorten(messages: Messages, over: int) -> Messages:  # noqa: ARG001
         head = _head(messages)
-        start = max(head, len(messages) - keep_last)
-        while head < start < len(messages) and messages[start].get("role") == "tool":
-            start -= 1
+        start = _start_of_pair(messages, max(head, len(messages) - keep_last), head)
         middle = messages[head:start]
         if not middle:
             return messages
@@ -95,9 +106,23 @@ def summarise(write: Callable[[str], str], *, keep_last: int = 4) -> Strategy:
     return shorten
 
 
+def _is_result(message: Mapping[str, Any]) -> bool:
+    return message.get("role") == "tool"
+
+
+def _start_of_pair(messages: Messages, start: int, head: int) -> int:
+    """Go back from a tool result to the call that it needs before it."""
+    while head < start < len(messages) and _is_result(messages[start]):
+        start -= 1
+    return start
+
+
 def _head(messages: Messages) -> int:
     """Return how many first messages always stay: system and the first other."""
     n = 0
     while n < len(messages) and messages[n].get("role") == "system":
         n += 1
-    return min(n + 1, len(messages))
+    n = min(n + 1, len(messages))
+    while n < len(messages) and messages[n].get("role") == "tool":
+        n += 1  # results of a call that stays, stay
+    return n

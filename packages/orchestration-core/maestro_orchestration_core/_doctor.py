@@ -38,7 +38,7 @@ def examine(run_file: RunFile | None, journal: Path) -> list[Finding]:
             for task in run_file.plan
         ]
         if maestro.workspace:
-            checks.append(("workspace", maestro.workspace.prepare))
+            checks.append(("workspace", maestro.workspace.examine))
         for agent in maestro.agents.values():
             if isinstance(agent.model, OpenAICompatible):
                 checks.append((f"model of {agent.name}", partial(_model, agent.model)))
@@ -63,7 +63,7 @@ def _route(maestro: Orchestrator, task: Task) -> str:
 def _journal(path: Path) -> str:
     if not path.exists():
         return "none yet, it will be made"
-    with Journal(path) as journal:
+    with Journal(path, read_only=True) as journal:
         verdict = journal.connection.execute("PRAGMA quick_check").fetchone()[0]
         if verdict != "ok":
             raise OrchestrationError(f"damaged: {verdict}")

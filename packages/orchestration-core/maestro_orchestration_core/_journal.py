@@ -307,6 +307,7 @@ class Journal:
         durability: `normal` survives kill -9 of any process; unsafe effects and
             merges wait for the disk besides. `full` waits for the disk each time.
         create: Whether a missing file is made.
+        read_only: Only look: nothing is made or changed, a write raises.
         clock: Nanoseconds since 1970.
     """
 
@@ -316,17 +317,22 @@ class Journal:
         *,
         durability: Literal["normal", "full"] = "normal",
         create: bool = True,
+        read_only: bool = False,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.path = Path(path)
         self.durability = durability
         self.clock = clock
         self._logs: list[RunLog] = []
-        if not create and not self.path.exists():
+        self._read_only = read_only
+        if (read_only or not create) and not self.path.exists():
             raise JournalError("there is no such journal", path=path)
         try:
+            target = (
+                f"{self.path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+            )
             self.connection = sqlite3.connect(
-                self.path, isolation_level=None, timeout=30
+                target, isolation_level=None, timeout=30, uri=True
             )
             self._prepare()
         except sqlite3.DatabaseError as error:
@@ -342,6 +348,10 @@ class Journal:
         found = db.execute("PRAGMA user_version").fetchone()[0]
         if found > VERSION:
             raise JournalVersionError(self.path, found=found, supported=VERSION)
+        if self._read_only:
+            if found == 0:
+                raise JournalError("not a journal", path=self.path)
+            return
         db.execute("PRAGMA journal_mode=WAL")
         level = "FULL" if self.durability == "full" else "NORMAL"
         db.execute(f"PRAGMA synchronous={level}")
@@ -455,6 +465,21 @@ class Journal:
         self.connection.execute(
             "INSERT INTO inbox(run, kind, data, at) VALUES (?, ?, ?, ?)",
             (run, kind, dump(data), self.clock()),
+        )
+
+    def cursor(self, name: str, run: str) -> int:
+        """Return up to which event the reader `name` has taken a run; 0 at first."""
+        row = self.connection.execute(
+            "SELECT seq FROM cursor WHERE name = ? AND run = ?", (name, run)
+        ).fetchone()
+        return row[0] if row else 0
+
+    def move_cursor(self, name: str, run: str, seq: int) -> None:
+        """Note that the reader `name` is done with a run up to event `seq`."""
+        self.connection.execute(
+            "INSERT INTO cursor VALUES (?, ?, ?) ON CONFLICT(name, run) DO UPDATE "
+            "SET seq = max(seq, excluded.seq)",
+            (name, run, seq),
         )
 
     def fork(self, run: str, new: str, *, at: int | None = None) -> int:

@@ -11,9 +11,11 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, final
 from urllib.parse import urlsplit
 
@@ -26,6 +28,8 @@ from .errors import (
 )
 
 _MAX_ANSWER: Final = 50_000_000
+_LONGEST_WAIT: Final = 86_400
+_STALE: Final = (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected)
 _OVERFLOW: Final = (
     "context_length",
     "context size",
@@ -60,7 +64,8 @@ class OpenAICompatible:
         self._headers = dict(headers or {})
         self._on_delta = on_delta
         self._idle: deque[http.client.HTTPConnection] = deque()
-        self._lock = threading.Lock()  # guards _idle and _closed
+        self._active: set[_Call] = set()
+        self._lock = threading.Lock()  # guards _idle, _active and _closed
         self._closed = False
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="maestro-model")
 
@@ -68,11 +73,17 @@ class OpenAICompatible:
         return f"OpenAICompatible({self._url.netloc!r}, model={self.name!r})"
 
     async def complete(self, request: Request) -> Reply:
-        """Answer one chat call; streams when `on_delta` was given."""
+        """Answer one chat call; streams when `on_delta` was given.
+
+        `on_delta` runs on the call's thread; a call that is tried again starts
+        its text anew.
+        """
         body = self._body(request)
         call = _Call()
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._pool, self._post, body, call)
+        with self._lock:  # after close the pool takes no more work
+            self._check_open()
+            work = loop.run_in_executor(self._pool, self._post, body, call)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -85,10 +96,13 @@ class OpenAICompatible:
         return self._exchange("GET", "/models", None, _Call(), stream=False)
 
     def close(self) -> None:
-        """Close the connections and end the threads."""
+        """Cut the calls that are under way, close the connections, end the threads."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, deque()
+            active = list(self._active)
+        for call in active:
+            call.cancel()
         for connection in idle:
             connection.close()
         self._pool.shutdown(wait=True)
@@ -137,36 +151,34 @@ class OpenAICompatible:
     def _exchange(
         self, method: str, path: str, body: bytes | None, call: "_Call", *, stream: bool
     ) -> dict[str, Any]:
-        fresh = False
-        while True:
-            connection, reused = self._connection(fresh=fresh)
-            call.connection = connection
-            if call.cancelled:
-                connection.close()
-                raise ModelError("cancelled")
-            try:
-                connection.request(
-                    method, self._path + path, body=body, headers=self._all_headers()
-                )
-                response = connection.getresponse()
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                # A kept-alive connection may have died unseen: once more, on a new one.
-                stale = isinstance(
-                    error,
-                    (
-                        http.client.RemoteDisconnected,
-                        BrokenPipeError,
-                        ConnectionResetError,
-                    ),
-                )
-                if reused and stale and not call.cancelled:
-                    fresh = True
-                    continue
-                raise ModelError(
-                    f"{self._url.netloc}: {type(error).__name__}: {error}", retry=True
-                ) from error
-            return self._answer(connection, response, stream=stream)
+        headers = self._all_headers()
+        with self._lock:
+            self._active.add(call)
+        try:
+            fresh = False
+            while True:
+                connection, reused = self._connection(fresh=fresh)
+                try:
+                    call.follow(connection)
+                    connection.request(method, self._path + path, body, headers)
+                    response = connection.getresponse()
+                except (OSError, http.client.HTTPException) as error:
+                    connection.close()
+                    # A kept-alive connection may have died unseen: once more, anew.
+                    if reused and isinstance(error, _STALE) and not call.cancelled:
+                        fresh = True
+                        continue
+                    raise ModelError(
+                        f"{self._url.netloc}: {type(error).__name__}: {error}",
+                        retry=not call.cancelled,
+                    ) from error
+                except BaseException:
+                    connection.close()
+                    raise
+                return self._answer(connection, response, stream=stream)
+        finally:
+            with self._lock:
+                self._active.discard(call)
 
     def _answer(
         self,
@@ -182,15 +194,19 @@ class OpenAICompatible:
                 answer = _gather(_lines(response), self._on_delta)
             else:
                 raw = response.read(_MAX_ANSWER)
+                if len(raw) >= _MAX_ANSWER:
+                    raise ValueError(f"over {_MAX_ANSWER} bytes")
                 answer = json.loads(raw)
             reusable = response.isclosed() and not response.will_close
         except (OSError, http.client.HTTPException, ValueError) as error:
             connection.close()
+            response.close()
             raise ModelError(
                 f"{self._url.netloc}: broken answer: {error}", status=200, retry=True
             ) from error
         except BaseException:
             connection.close()
+            response.close()
             raise
         self._keep(connection, reusable=reusable)
         if not isinstance(answer, dict):
@@ -201,8 +217,7 @@ class OpenAICompatible:
 
     def _connection(self, *, fresh: bool) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
-            if self._closed:
-                raise ModelError("the client is closed")
+            self._check_open()
             if self._idle and not fresh:
                 return self._idle.pop(), True
         host, port = self._url.hostname or "", self._url.port
@@ -212,6 +227,10 @@ class OpenAICompatible:
                 host, port, timeout=self._timeout, context=context
             ), False
         return http.client.HTTPConnection(host, port, timeout=self._timeout), False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ModelError(f"the client of {self._url.netloc} is closed")
 
     def _keep(self, connection: http.client.HTTPConnection, *, reusable: bool) -> None:
         with self._lock:
@@ -234,15 +253,23 @@ class _Call:
     """What cancelling needs to know of a call on another thread."""
 
     def __init__(self) -> None:
-        self.connection: http.client.HTTPConnection | None = None
         self.cancelled = False
+        self._sock: socket.socket | None = None
+
+    def follow(self, connection: http.client.HTTPConnection) -> None:
+        """Connect, and remember the socket: http.client forgets it too early."""
+        if connection.sock is None:
+            connection.connect()
+        self._sock = connection.sock
+        # Set before this is read, so either cancel sees the socket or we see it.
+        if self.cancelled:
+            raise ModelError("cancelled")
 
     def cancel(self) -> None:
         self.cancelled = True
-        sock = self.connection.sock if self.connection else None
-        if sock is not None:
+        if self._sock is not None:
             try:
-                sock.shutdown(socket.SHUT_RDWR)
+                self._sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return  # closed in between
 
@@ -279,23 +306,29 @@ def _failure(response: http.client.HTTPResponse, raw: bytes, where: str) -> Mode
     text = raw.decode("utf-8", "replace")
     try:
         error = json.loads(text).get("error")
-        said = error.get("message", text) if isinstance(error, dict) else str(error)
+        said = str(error.get("message") or text if isinstance(error, dict) else error)
     except (ValueError, AttributeError):
         said = text
     message = f"{where}: HTTP {response.status}: {said.strip()[:400]}"
-    if response.status == 429:
-        return RateLimitedError(message, retry_after=_seconds(response))
-    if response.status == 400 and any(word in text.lower() for word in _OVERFLOW):
-        return ContextOverflowError(message, status=400)
+    wait = _seconds(response.headers.get("retry-after", ""))
+    if response.status == 429 or (response.status == 503 and wait is not None):
+        return RateLimitedError(message, retry_after=wait, status=response.status)
+    if response.status in {400, 413} and any(w in text.lower() for w in _OVERFLOW):
+        return ContextOverflowError(message, status=response.status)
     return ModelError(message, status=response.status, retry=response.status >= 500)
 
 
-def _seconds(response: http.client.HTTPResponse) -> float | None:
-    value = response.headers.get("retry-after", "")
+def _seconds(value: str) -> float | None:
+    """Read Retry-After: seconds or a date (RFC 9110, 10.2.3); at most a day."""
+    if value.strip().isdecimal():
+        return float(min(int(value), _LONGEST_WAIT))
     try:
-        return max(0.0, float(value))
+        date = parsedate_to_datetime(value)
     except ValueError:
         return None
+    if date.tzinfo is None:
+        return None
+    return min(max(0.0, date.timestamp() - time.time()), _LONGEST_WAIT)
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
@@ -304,45 +337,57 @@ def _lines(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     while True:
         line = response.readline(1_000_000)
         size += len(line)
-        if not line or size > _MAX_ANSWER:
+        if not line:
             raise ValueError("the stream ended before [DONE]")
+        if size > _MAX_ANSWER:
+            raise ValueError(f"over {_MAX_ANSWER} bytes")
         if not line.startswith(b"data:"):
             continue
         payload = line[5:].strip()
         if payload == b"[DONE]":
             response.read()
             return
-        yield json.loads(payload)
+        chunk = json.loads(payload)
+        if not isinstance(chunk, dict):
+            raise ValueError(f"expected an object in the stream, got {chunk!r:.80}")
+        yield chunk
 
 
 def _gather(
     chunks: Iterator[dict[str, Any]], on_delta: Callable[[str], None] | None
 ) -> dict[str, Any]:
+    """Put the pieces of a stream together as if it had not been one."""
     text: list[str] = []
     calls: dict[int, dict[str, Any]] = {}
-    finish, usage = "stop", None
+    finish, usage = "", None
     for chunk in chunks:
         if "error" in chunk:
-            raise ValueError(str(chunk["error"]))
+            raise ValueError(str(chunk["error"])[:400])
         usage = chunk.get("usage") or usage
-        for choice in chunk.get("choices", ()):
-            delta = choice.get("delta", {})
+        for choice in _dicts(chunk.get("choices")):
+            delta = choice.get("delta") or {}
             finish = choice.get("finish_reason") or finish
-            if delta.get("content"):
-                text.append(delta["content"])
+            if piece := delta.get("content"):
+                text.append(piece)
                 if on_delta:
-                    on_delta(delta["content"])
-            for part in delta.get("tool_calls") or ():
-                call = calls.setdefault(
-                    part.get("index", 0), {"id": "", "function": {}}
-                )
-                call["id"] = part.get("id") or call["id"]
-                for key, value in part.get("function", {}).items():
-                    call["function"][key] = call["function"].get(key, "") + (
-                        value or ""
-                    )
+                    on_delta(piece)
+            for part in _dicts(delta.get("tool_calls")):
+                _add_call(calls, part)
     message = {"content": "".join(text), "tool_calls": list(calls.values())}
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
+
+
+def _add_call(calls: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
+    call = calls.setdefault(part.get("index") or 0, {"id": "", "function": {}})
+    call["id"] = part.get("id") or call["id"]
+    function = call["function"]
+    for key, value in (part.get("function") or {}).items():
+        if isinstance(value, str):
+            function[key] = function.get(key, "") + value
 
 
 def _reply(answer: dict[str, Any]) -> Reply:
@@ -352,23 +397,29 @@ def _reply(answer: dict[str, Any]) -> Reply:
         calls = tuple(
             ToolCall(
                 id=str(call.get("id") or n),
-                name=call["function"]["name"],
+                name=str(call["function"]["name"]),
                 arguments=_arguments(call["function"].get("arguments")),
             )
             for n, call in enumerate(message.get("tool_calls") or ())
         )
-    except (KeyError, IndexError, TypeError) as error:
+        text = message.get("content") or ""
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ModelError(f"not a chat completion: {answer!r:.200}") from error
-    counts = answer.get("usage") or {}
+    if not isinstance(text, str):  # a list of parts, as some servers send it
+        text = "".join(str(part.get("text") or "") for part in _dicts(text))
+    finish = str(choice.get("finish_reason") or "stop")
+    return Reply(text, None, _usage(answer.get("usage")), calls, finish)
+
+
+def _usage(counts: Any) -> Usage | None:
+    """Return what was counted; None when the server did not say."""
+    if not isinstance(counts, dict) or not isinstance(counts.get("prompt_tokens"), int):
+        return None
     details = counts.get("prompt_tokens_details") or {}
-    usage = Usage(
-        input_tokens=counts.get("prompt_tokens", 0),
-        output_tokens=counts.get("completion_tokens", 0),
+    return Usage(
+        input_tokens=counts["prompt_tokens"],
+        output_tokens=counts.get("completion_tokens") or 0,
         cached_tokens=details.get("cached_tokens") or 0,
-    )
-    finish = choice.get("finish_reason") or "stop"
-    return Reply(
-        message.get("content") or "", None, usage if counts else None, calls, finish
     )
 
 

@@ -4,7 +4,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -33,7 +33,8 @@ class Price:
             + Decimal(str(cached)) * usage.cached_tokens
             + Decimal(str(self.output)) * usage.output_tokens
         )
-        return -int(-micro // 1) + usd_to_micro(self.call) * usage.calls
+        whole = int(micro.to_integral_value(ROUND_CEILING))
+        return whole + usd_to_micro(self.call) * usage.calls
 
 
 class Prices(Protocol):

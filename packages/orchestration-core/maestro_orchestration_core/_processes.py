@@ -316,7 +316,8 @@ async def _stop(
     _kill_group(process.pid, signal.SIGTERM)
     if process.returncode is None:
         try:
-            await asyncio.wait_for(process.wait(), grace)
+            async with asyncio.timeout(grace):
+                await process.wait()
         except TimeoutError:
             pass
     _kill_group(process.pid, signal.SIGKILL)

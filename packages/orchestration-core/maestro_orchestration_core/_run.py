@@ -24,6 +24,7 @@ from ._processes import ProcessId, reap, spawn_data
 from ._report import RunReport, report_of
 from ._routing import Match, route
 from ._states import ACTIVE, STATE_EVENTS, State
+from ._supervise import Supervisor
 from ._turn import Context, LoopLimits, Turn
 from ._worktrees import Worktree, Worktrees
 from .errors import (
@@ -66,6 +67,8 @@ class Orchestrator:
             `warn` (journal it) or a Price to assume.
         tools: What personas may name in `tools`.
         limits: When agents that call each other are stopped.
+        supervisor: Services that live as long as a run, such as a model server;
+            restarts are journaled, one restart too many ends the run.
         leases: Where `touches` are held against other runs; the journal's own table
             when not given.
         backoff: Seconds before attempt n + 1, from n.
@@ -85,6 +88,7 @@ class Orchestrator:
         unpriced: str | Price = "error",
         tools: Iterable[Tool] = (),
         limits: LoopLimits | None = None,
+        supervisor: Supervisor | None = None,
         leases: LeaseStore | None = None,
         backoff: Callable[[int], float] = lambda n: min(30.0, 0.1 * 2**n),
         clock: Callable[[], float] = time.monotonic,
@@ -105,6 +109,7 @@ class Orchestrator:
         self.prices, self.unpriced = prices, unpriced
         self.tools = tuple(tools)
         self.limits = limits or LoopLimits()
+        self.supervisor = supervisor
         self.leases = leases
         self.backoff = backoff
         self.clock = clock
@@ -204,6 +209,7 @@ class Run:
         self._merging = asyncio.Lock()
         self._started = maestro.clock()
         self._driver = asyncio.create_task(self._drive(), name=f"run {self.id}")
+        self._services = asyncio.create_task(self._serve(), name="services")
         return self
 
     async def __aexit__(
@@ -215,6 +221,8 @@ class Run:
         self._driver.cancel()
         await asyncio.gather(self._driver, return_exceptions=True)
         await self._stop_jobs()
+        self._services.cancel()  # the jobs may need them to the end
+        await asyncio.gather(self._services, return_exceptions=True)
         try:
             if not self._context.broken:
                 if self._view.status in {"started", "resumed"}:
@@ -381,14 +389,17 @@ class Run:
     async def cancel(self, task: str | None = None, *, by: str = "") -> None:
         """Cancel one task, or all that are not over; their processes end too."""
         names = [task] if task else list(self._view.tasks)
-        for name in names:
-            found = self._task(name)
-            if found.state.terminal:
-                continue
-            if job := self._jobs.get(name):
-                self._cancelled.add(name)
-                job.cancel()
-                await asyncio.gather(job, return_exceptions=True)
+        alive = [t for t in map(self._task, names) if not t.state.terminal]
+        jobs = {t.name: self._jobs[t.name] for t in alive if t.name in self._jobs}
+        # Those that wait go first: else the end of a running one would skip them.
+        for found in alive:
+            if found.name not in jobs:
+                self._move(found, State.CANCELLED, {"reason": "user"}, actor=by)
+        self._cancelled |= set(jobs)
+        for job in jobs.values():
+            job.cancel()
+        await asyncio.gather(*jobs.values(), return_exceptions=True)
+        for found in alive:
             if not found.state.terminal:
                 self._move(found, State.CANCELLED, {"reason": "user"}, actor=by)
         self._poke()
@@ -484,11 +495,28 @@ class Run:
         try:
             while not self._over:
                 await self._step()
+                # Not wait_for: until Python 3.12 that may swallow a cancellation
+                # that comes together with the wake-up, and the run would never end.
                 try:
-                    await asyncio.wait_for(self._wake.wait(), _POLL_S)
+                    async with asyncio.timeout(_POLL_S):
+                        await self._wake.wait()
                 except TimeoutError:
                     pass
                 self._wake.clear()
+        except Exception as error:  # handed to whoever waits for the result
+            self._break(error)
+
+    async def _serve(self) -> None:
+        supervisor = self._maestro.supervisor
+        if supervisor is None or self._replay is not None:
+            return
+
+        def restarted(name: str, error: BaseException | None) -> None:
+            data = {"name": name, "error": repr(error) if error else ""}
+            self._context.emit("service.restarted", data)
+
+        try:
+            await supervisor.run(on_restart=restarted)
         except Exception as error:  # handed to whoever waits for the result
             self._break(error)
 
@@ -645,6 +673,8 @@ class Run:
         try:
             await self._attempt(task, spec)
         except asyncio.CancelledError:
+            if self._error:
+                return  # a resume finds it as it was
             if task.name in self._cancelled:
                 self._move(task, State.CANCELLED, {"reason": "user"})
             elif not self._driver.done() and not self._driver.cancelling():

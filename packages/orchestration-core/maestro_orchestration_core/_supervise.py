@@ -60,9 +60,20 @@ class Supervisor:
         self._on_restart = on_restart
         self._restarts: deque[float] = deque()
         self._jobs: dict[str, asyncio.Task[object]] = {}
+        self._told: list[Callable[[str, BaseException | None], None]] = []
 
-    async def run(self) -> None:
-        """Start all and return when all are done; raise RestartLimitError."""
+    async def run(
+        self, *, on_restart: Callable[[str, BaseException | None], None] | None = None
+    ) -> None:
+        """Start all and return when all are done; raise RestartLimitError.
+
+        Args:
+            on_restart: Told of each restart besides the supervisor's own listener.
+        """
+        if self._jobs:
+            raise SettingsError("runs already; make one per run", key="supervisor")
+        self._restarts.clear()
+        self._told = [f for f in (self._on_restart, on_restart) if f]
         try:
             for name in self._children:
                 self._start(name)
@@ -111,8 +122,8 @@ class Supervisor:
             raise RestartLimitError(name, self._max, self._within) from error
         group = self._group(name)
         await self._stop([n for n in group if n in self._jobs])
-        if self._on_restart:
-            self._on_restart(name, error)
+        for tell in self._told:
+            tell(name, error)
         for other in group:
             if other == name or self._children[other].restart != "temporary":
                 self._start(other)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar, final
+from typing import Protocol, TypeVar, final
 
 from .errors import ModelError, RateLimitedError
 
@@ -97,12 +97,19 @@ class Throttle:
         self._now = max(1.0, self._now / 2)
 
 
+class CallPolicy(Protocol):
+    """What is put around each model call: retries, breakers, time limits."""
+
+    async def call(self, fn: Callable[[], Awaitable[T]], /) -> T:
+        """Return what `fn` returns, called once or more; raise its last error."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """Call again what may succeed later, with full jitter, bounded by time.
 
-    Any object with `async call(fn)` can take its place, such as a pipeline of
-    maestro-resilience.
+    Any object with `async call(fn)` can take its place (`ports.CallPolicy`), such
+    as `integrations.resilience.Policies`.
     """
 
     within: float = 60.0

@@ -19,12 +19,13 @@ from ._events import Event
 from ._journal import EventStore, MemoryLog, digest
 from ._messages import Reply, Request, Usage, as_reply, structured
 from ._prices import Price, Prices
-from ._tokens import Calibration, message_tokens
+from ._tokens import Calibration, estimate_tokens, message_tokens
 from .errors import (
     BudgetExceededError,
     GuardError,
     InDoubtError,
     LoopError,
+    ModelError,
     OrchestrationError,
     OutputError,
     ReplayError,
@@ -608,7 +609,7 @@ class Turn:
                 "key": path,
                 "error": f"{type(error).__name__}: {error}"[:1000],
                 "chain": list(self.chain),
-                "usage": self._spent(None, model, upper),
+                "usage": self._failed_usage(error, model, upper),
             }
             if effect == "unsafe" and isinstance(error, asyncio.CancelledError):
                 context.open_unsafe.add((self.task, self.attempt, path))
@@ -617,7 +618,11 @@ class Turn:
             context.emit("turn.failed", failed, **where)
             context.settle(reservation, _amounts(failed["usage"]))
             raise
-        usage = self._spent(reply.usage, model, upper)
+        usage = self._spent(
+            reply.usage or self._guess(reply, model, upper), model, upper
+        )
+        if model and reply.usage is None:
+            usage["estimated"] = True
         completed: dict[str, Any] = {
             "key": path, "in": given, "out": reply.to_json(),
             "chain": list(self.chain), "usage": usage,
@@ -636,6 +641,29 @@ class Turn:
         context.settle(reservation, _amounts(usage))
         await context.commit()
         return reply
+
+    def _guess(self, reply: Reply, model: str, upper: Usage) -> Usage | None:
+        """Return about what a model took that does not say: never nothing."""
+        if not model:
+            return None
+        said = estimate_tokens(reply.text + str(reply.tool_calls or ""))
+        guess = int(said * max(1.0, self.context.calibration.ratio(model)))
+        most = upper.output_tokens or guess
+        return Usage(input_tokens=upper.input_tokens, output_tokens=min(guess, most))
+
+    def _failed_usage(
+        self, error: BaseException, model: str, upper: Usage
+    ) -> dict[str, Any]:
+        """Return what a failed call counts: all it might take, if it was answered.
+
+        A provider that refused (an HTTP error) took nothing; one whose answer
+        broke or was cut off has been at work, and nobody said how much.
+        """
+        refused = isinstance(error, ModelError) and error.status not in {0, 200}
+        cut = isinstance(error, (ModelError, asyncio.CancelledError)) and not refused
+        if not model or not cut:
+            return self._spent(None, model, upper)
+        return {**self._spent(upper, model, upper), "estimated": True}
 
     def _spent(self, usage: Usage | None, model: str, upper: Usage) -> dict[str, Any]:
         """Return what the journal says a call took; calls that failed count too."""

@@ -94,6 +94,13 @@ class Worktrees:
 
     def prepare(self) -> str:
         """Check the repository, make the branch, return its commit."""
+        start = self.examine()
+        if self.git.rev(self.ref) is None:
+            self.git.run("update-ref", self.ref, start, "0" * 40)
+        return start
+
+    def examine(self) -> str:
+        """Return the commit that the branch is at, or would be; change nothing."""
         try:
             self.git.run("rev-parse", "--git-dir")
         except GitError as error:
@@ -101,13 +108,9 @@ class Worktrees:
         dirty = [] if self.allow_dirty else self._tracked_changes()
         if dirty:
             raise DirtyWorktreeError(self.git.path, dirty)
-        head = self.git.rev(self.ref)
+        head = self.git.rev(self.ref) or self.git.rev(self.base)
         if head is None:
-            start = self.git.rev(self.base)
-            if start is None:
-                raise WorkspaceError(f"{self.git.path} has no commit {self.base!r}")
-            self.git.run("update-ref", self.ref, start, "0" * 40)
-            head = start
+            raise WorkspaceError(f"{self.git.path} has no commit {self.base!r}")
         if self._checked_out():
             raise WorkspaceError(
                 f"branch {self.into!r} is checked out in {self._checked_out()}; a merge "

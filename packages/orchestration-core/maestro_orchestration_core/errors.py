@@ -358,9 +358,11 @@ class ModelError(OrchestrationError):
 class RateLimitedError(ModelError):
     """The endpoint asks to wait; `retry_after` seconds where it said so."""
 
-    def __init__(self, message: str, *, retry_after: float | None) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None, status: int = 429
+    ) -> None:
         self.retry_after = retry_after
-        super().__init__(message, status=429, retry=True)
+        super().__init__(message, status=status, retry=True)
 
 
 class ContextOverflowError(ModelError):

@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 
 import pytest
-from maestro_orchestration_core import errors
+from maestro_orchestration_core import Journal, errors
 from maestro_orchestration_core._cli import main
 from maestro_orchestration_core._monitor import MonitorServer
 from maestro_orchestration_core._settings import RunFile
@@ -102,3 +102,25 @@ def test_the_page_in_a_real_browser(plan, require_program):
     assert '<rect class="completed"' in done.stdout
     assert "approval:two:before" in done.stdout
     assert "run.paused" in done.stdout
+
+
+def test_doctor_changes_nothing(plan, repository, git, capsys):
+    """It looks at journal, repository and plan without making a branch or a file."""
+    (plan / "plan.toml").write_text(
+        PLAN + f"[workspace]\nrepository = {str(repository)!r}\ninto = 'next'\n",
+        encoding="utf-8",
+    )
+    assert main(["doctor", "plan.toml"]) == 0
+    assert not (plan / "runs.db").exists()
+    RunFile.load("plan.toml")
+    refs = git(repository, "for-each-ref")
+    assert "next" not in refs
+    Journal("runs.db").close()
+    before = (plan / "runs.db").read_bytes()
+    capsys.readouterr()
+    assert main(["doctor", "plan.toml"]) == 0
+    assert "0 runs" in capsys.readouterr().out
+    assert (plan / "runs.db").read_bytes() == before
+    (plan / "runs.db").write_text("not a journal " * 100, encoding="utf-8")
+    assert main(["doctor", "plan.toml"]) == 1
+    assert "not a usable journal" in capsys.readouterr().out

@@ -1,1 +1,1 @@
-"""Adapters to sibling packages, each behind its extra."""
+"""Adapters to other packages, each behind an extra of its own name."""
