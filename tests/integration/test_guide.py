@@ -2,11 +2,13 @@
 
 import asyncio
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from maestro_migrate.apply import edited
 from maestro_migrate.find import find
 from maestro_migrate.mapping import load_mapping
@@ -59,6 +61,25 @@ def test_the_moves_of_the_guide_are_what_the_tool_does():
             text, wanted = (f"{line}\ndef test(mocked): ..." for line in (text, wanted))
         findings = find(f"{text}\n", "services.quality.app", mapping)
         assert edited(f"{text}\n", findings.edits, findings.tree) == f"{wanted}\n"
+
+
+def test_the_commands_of_the_guide_exist():
+    named = set(re.findall(r"`(maestro-[a-z]+) ([a-z]+)", GUIDE))
+    assert len(named) >= 6
+    for program, command in sorted(named):
+        path = Path(sys.executable).parent / program
+        done = subprocess.run(
+            [path, command, "--help"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (program, command, done.stderr)
+
+
+def test_the_configuration_files_of_the_guide_can_be_read():
+    found = re.findall(r"```(toml|yaml)\n(.*?)```", GUIDE, re.DOTALL)
+    assert {kind for kind, _ in found} == {"toml", "yaml"}
+    for kind, text in found:
+        data = tomllib.loads(text) if kind == "toml" else yaml.safe_load(text)
+        assert isinstance(data, dict)
 
 
 def needs_an_extra(tmp_path, monkeypatch):
