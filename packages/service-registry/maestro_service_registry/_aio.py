@@ -1,14 +1,16 @@
 """The same registry for asyncio.
 
-Picking needs no await: it reads the same cache. What talks to the store runs on
-threads of its own, so the loop never waits for a disk. Cancelling a wait for a lock
-leaves no ticket behind.
+Picking needs no await: it reads the same cache. What talks to the store runs on a pool
+of threads, so the loop never waits for a disk. What waits for others (locks, watches,
+`wait_ready`) gets a thread of its own: any number of waiters leave the pool free for
+the holder's release. A wait for a lock that is cancelled leaves no ticket behind.
 """
 
 import asyncio
 import functools
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, final
@@ -34,7 +36,7 @@ class AsyncServiceRegistry:
 
     def __init__(self, registry: ServiceRegistry) -> None:
         self.sync = registry
-        self._pool = ThreadPoolExecutor(32, thread_name_prefix="maestro-registry-io")
+        self._pool = ThreadPoolExecutor(8, thread_name_prefix="maestro-registry-io")
 
     @classmethod
     async def open(
@@ -64,7 +66,7 @@ class AsyncServiceRegistry:
         watch = await self._run(self.sync.watch, service, since=since)
         try:
             while True:
-                for change in await self._run(watch.poll, SLICE):
+                for change in await _wait_for(watch.poll, SLICE):
                     yield change
         finally:
             watch.close()
@@ -79,12 +81,12 @@ class AsyncServiceRegistry:
             LockNotAcquired: the time ran out.
         """
         lock = self.sync.lock(name, **details)
-        taking = self._start(lock.acquire, timeout)
+        taking = _wait_for(lock.acquire, timeout)
         try:
             await asyncio.shield(taking)
         except asyncio.CancelledError:
-            lock.give_up()
-            taking.add_done_callback(lambda _: self._pool.submit(lock.release))
+            taking.add_done_callback(_read_result)
+            await asyncio.shield(self._start(_abandon, lock))
             raise
         try:
             yield lock
@@ -93,7 +95,7 @@ class AsyncServiceRegistry:
 
     async def wait_ready(self, services: Iterable[str], timeout: float = 30.0) -> None:
         """Wait until these services and all they require have passing instances."""
-        await self._run(self.sync.wait_ready, list(services), timeout)
+        await _wait_for(self.sync.wait_ready, list(services), timeout)
 
     async def may(self, action: str, service: str, *args: Any, **more: Any) -> Decision:
         """Tell whether an action is allowed now."""
@@ -162,3 +164,33 @@ class AsyncRegistration:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _wait_for(
+    function: Callable[P, T], *args: P.args, **details: P.kwargs
+) -> "asyncio.Future[T]":
+    """Run what may wait long on a thread of its own."""
+    told: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result = function(*args, **details)
+        except BaseException as error:  # the awaiting task gets it
+            told.set_exception(error)
+        else:
+            told.set_result(result)
+
+    told.set_running_or_notify_cancel()
+    threading.Thread(target=run, name="maestro-registry-wait", daemon=True).start()
+    return asyncio.wrap_future(told)
+
+
+def _abandon(lock: Lock) -> None:
+    if lock.give_up():
+        lock.release()
+
+
+def _read_result(taking: "asyncio.Future[Any]") -> None:
+    # Nobody awaits it any more; asyncio would complain of an error nobody read.
+    if not taking.cancelled():
+        taking.exception()

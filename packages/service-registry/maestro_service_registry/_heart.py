@@ -3,7 +3,8 @@
 A beat that fails is tried again until the store answers; when the store says that a
 lease is gone, its owner is told and decides. A strict lease that could not be renewed
 for its whole TTL is gone too, whatever the store thinks: its owner is told a margin
-before that moment. Intervals are jittered, and the first beat comes at a random
+before that moment, by a thread of its own, since the beating one may hang in a store
+that does not answer. Intervals are jittered, and the first beat comes at a random
 moment, so that a thousand processes that start together do not beat together.
 
 After a fork the child has no heart: its parent goes on beating, alone.
@@ -11,6 +12,7 @@ After a fork the child has no heart: its parent goes on beating, alone.
 
 import contextlib
 import logging
+import math
 import random
 import threading
 from collections.abc import Callable
@@ -48,7 +50,7 @@ class Beat:
 
 @final
 class Heart:
-    """Keeps leases alive and sweeps, on one thread."""
+    """Keeps leases alive and sweeps on one thread; a second one minds deadlines."""
 
     def __init__(
         self, store: Store, sweeper: Sweeper, *, clock: Clock, rng: random.Random
@@ -58,6 +60,7 @@ class Heart:
         self._changed = threading.Condition()  # guards the beats and the thread
         self._beats: dict[str, Beat] = {}
         self._thread: threading.Thread | None = None
+        self._watchdog: threading.Thread | None = None
         self._closed = False
         self._sweep_at = 0.0
 
@@ -81,15 +84,23 @@ class Heart:
         with self._changed:
             self._start()
 
-    def close(self) -> None:
-        """Stop; no beat is sent after this returns."""
+    def close(self) -> list[str]:
+        """Stop, tell the owners that are left, return their leases.
+
+        No beat is sent after this returns.
+        """
         with self._changed:
             self._closed = True
+            left = [beat for beat in self._beats.values() if beat.strict]
             self._beats.clear()
             self._changed.notify_all()
-            thread = self._thread
-        if thread and thread is not threading.current_thread():
-            thread.join(10)
+            threads = (self._thread, self._watchdog)
+        for thread in threads:
+            if thread and thread is not threading.current_thread():
+                thread.join(10)
+        for beat in left:
+            beat.gone("the registry was closed")
+        return [beat.lease for beat in left]
 
     def run_due(self) -> float:
         """Do what is due now; return the seconds until something will be."""
@@ -106,19 +117,30 @@ class Heart:
                 self._sweeper.sweep()
         with self._changed:
             times = [beat.next_at for beat in self._beats.values()]
-            times += [b.deadline - b.margin for b in self._beats.values() if b.strict]
         return max(0.0, min([self._sweep_at, *times]) - self._clock.elapsed())
 
     def _start(self) -> None:
-        if self._thread is None and not self._closed:
-            self._thread = threading.Thread(
-                target=self._run, name="maestro-registry-heart", daemon=True
-            )
-            self._thread.start()
+        if self._closed:
+            return
+        if self._thread is None:
+            self._thread = _thread(self._run, "heart")
+        if self._watchdog is None and any(b.strict for b in self._beats.values()):
+            self._watchdog = _thread(self._mind_deadlines, "deadlines")
 
     def _run(self) -> None:
         while not self._pause(self._run_safely()):
             pass
+
+    def _mind_deadlines(self) -> None:
+        while True:
+            self._expire(self._clock.elapsed())
+            with self._changed:
+                if self._closed:
+                    return
+                beats = [beat for beat in self._beats.values() if beat.strict]
+                first = min((b.deadline - b.margin for b in beats), default=math.inf)
+                wait = first - self._clock.elapsed()
+                self._changed.wait(min(max(wait, 0.001), 3600.0))
 
     def _run_safely(self) -> float:
         try:
@@ -167,3 +189,9 @@ class Heart:
             if self._beats.pop(beat.lease, None) is None:
                 return  # removed meanwhile: its owner let go by itself
         beat.gone(why)
+
+
+def _thread(run: Callable[[], None], name: str) -> threading.Thread:
+    thread = threading.Thread(target=run, name=f"maestro-registry-{name}", daemon=True)
+    thread.start()
+    return thread

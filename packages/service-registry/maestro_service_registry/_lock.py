@@ -84,6 +84,8 @@ class Lock:
         self._key = ""
         self._fence: int | None = None
         self._why = "its lease ended"
+        self._abandoned = False
+        self._turn = threading.Lock()  # between acquire's end and give_up
         self._pid = os.getpid()
 
     @property
@@ -117,10 +119,12 @@ class Lock:
         try:
             created = self._enqueue(deadline)
             self._wait(created, deadline, patience or 0.0)
+            with self._turn:
+                self._check_wanted(created)
+                self._fence = created
         except BaseException:
             self._leave()
             raise
-        self._fence = created
         return created
 
     def guard(self, *, verify: bool = False) -> int:
@@ -137,9 +141,18 @@ class Lock:
             raise LockLost(self.name, fence, self._why)
         return fence
 
-    def give_up(self) -> None:
-        """Make a waiting `acquire` on another thread end with LockLost soon."""
-        self._gone("the waiter gave up")
+    def give_up(self) -> bool:
+        """End an `acquire` on another thread, a later one too, with LockLost.
+
+        Return True when it is held already; then it stays so until `release`.
+        """
+        with self._turn:
+            self._abandoned = True
+            beat, held = self._beat, self._fence is not None
+        if beat is not None and not held:
+            with contextlib.suppress(StoreError):
+                self._store.revoke([beat.lease])  # the waiter wakes up
+        return held
 
     def release(self) -> None:
         """Let the next one in; nothing happens when the lock is not held."""
@@ -162,6 +175,7 @@ class Lock:
         return f"<Lock {self.name!r} fence={self._fence} lost={self.lost.is_set()}>"
 
     def _enqueue(self, deadline: float | None) -> int:
+        self._check_wanted(0)
         started = self._clock.elapsed()
         me = Process.current()
         lease = self._store.grant(self.ttl, strict=True, owner=me)
@@ -195,6 +209,7 @@ class Lock:
 
     def _wait(self, created: int, deadline: float | None, patience: float) -> None:
         while True:
+            self._check_wanted(created)
             self._sweeper.sweep_strict()
             queue = self._store.read(self._prefix)
             mine = self._mine(queue)
@@ -213,6 +228,10 @@ class Lock:
             step = min(left, 1.0, self.ttl / 4)
             with contextlib.suppress(Compacted):  # then simply look again
                 self._store.events(self._prefix, queue.revision, step)
+
+    def _check_wanted(self, created: int) -> None:
+        if self._abandoned:
+            raise LockLost(self.name, created, "the waiter gave up")
 
     def _mine(self, queue: Snapshot) -> Record | None:
         return next((r for r in queue.records if r.key == self._key), None)

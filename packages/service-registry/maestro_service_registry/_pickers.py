@@ -73,8 +73,8 @@ def make_picker(
     if policy == "least_request":
         return LeastRequest(instances, loads, rng)
     if policy == "ewma":
-        return TwoChoices(instances, loads, rng, cost=_latency_cost)
-    return TwoChoices(instances, loads, rng, cost=_active_cost)
+        return TwoChoices(instances, loads, rng)
+    return two_less_busy(instances, loads, rng)
 
 
 @final
@@ -153,20 +153,14 @@ class LeastRequest:
 
 @final
 class TwoChoices:
-    """Takes the better of two random ones (Mitzenmacher 2001); O(1)."""
+    """Takes the quicker of two random ones (Mitzenmacher 2001); O(1)."""
 
     def __init__(
-        self,
-        instances: Sequence[Instance],
-        loads: Sequence[Load],
-        rng: random.Random,
-        *,
-        cost: Callable[[Instance, Load], float],
+        self, instances: Sequence[Instance], loads: Sequence[Load], rng: random.Random
     ) -> None:
         self._pairs = tuple(zip(instances, loads, strict=True))
         self._size = len(self._pairs)
         self._random = rng.random
-        self._cost = cost
 
     def __call__(self, key: str | None) -> Instance:
         """Return the better of two."""
@@ -175,10 +169,34 @@ class TwoChoices:
         second = int(random() * (size - 1))
         second += second >= first
         a, b = self._pairs[first], self._pairs[second]
-        cost_a, cost_b = self._cost(*a), self._cost(*b)
+        cost_a, cost_b = _latency_cost(*a), _latency_cost(*b)
         if cost_a == cost_b:
             return a[0]
         return a[0] if cost_a < cost_b else b[0]
+
+
+def two_less_busy(
+    instances: Sequence[Instance], loads: Sequence[Load], rng: random.Random
+) -> Picker:
+    """Build what takes the less busy of two random ones; the default, so the fastest.
+
+    One random number gives both: its whole part the first, its fraction the second.
+    """
+    weights = [1 / (instance.weight or 0.001) for instance in instances]
+    entries = tuple(zip(instances, loads, weights, strict=True))
+    size, rest, random = len(entries), len(entries) - 1, rng.random
+
+    def pick(key: str | None) -> Instance:  # noqa: ARG001 - the shape of a Picker
+        point = random() * size
+        first = int(point)
+        a, load_a, heavy_a = entries[first]
+        # Counted from the one behind the first, so never the first itself.
+        b, load_b, heavy_b = entries[first - 1 - int((point - first) * rest)]
+        if (load_a.active + 1) * heavy_a <= (load_b.active + 1) * heavy_b:
+            return a
+        return b
+
+    return pick
 
 
 def _active_cost(instance: Instance, load: Load) -> float:

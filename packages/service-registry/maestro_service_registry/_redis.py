@@ -2,9 +2,10 @@
 
 Every verb is one Lua script, so it is atomic, and the only clock is the server's. All
 keys share one hash tag and fit a cluster slot. Redis answers before it has written to
-disk: after a crash it may have forgotten the last commits, or all. Revisions start at
-the server's time in milliseconds, so that even then no fence is given out twice;
-readers get `Compacted`, holders lose their leases and register again.
+disk: after a crash it may have forgotten the last commits, or all. So a revision is the
+server's time in microseconds, or one more than the last where that is higher: even then
+no fence is given out twice, as long as that clock is not set back. Readers get
+`Compacted`, holders lose their leases and register again.
 """
 
 import json
@@ -43,18 +44,20 @@ __all__ = ["RedisStore"]
 _PRELUDE = """
 local rev, rec, idx, ev, lease, due, owned = unpack(KEYS)
 local time = redis.call('TIME')
+local micros = time[1] * 1000000 + time[2]
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function current()
   local found = redis.call('GET', rev)
   if not found then
-    found = string.format('%.0f', now)
+    found = string.format('%.0f', micros)
     redis.call('SET', rev, found)
   end
   return found
 end
 local function bump()
-  current()
-  return string.format('%.0f', redis.call('INCR', rev))
+  local at = string.format('%.0f', math.max(tonumber(current()) + 1, micros))
+  redis.call('SET', rev, at)
+  return at
 end
 local function log(at, n, key, value)
   redis.call('XADD', ev, 'MAXLEN', '~', ARGV[1], at .. '-' .. n, 'k', key, 'v', value)

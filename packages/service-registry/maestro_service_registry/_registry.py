@@ -7,6 +7,7 @@ returns nothing is sent any more. After a fork the child can use the registry, b
 the parent registered and locked stays the parent's.
 """
 
+import contextlib
 import os
 import random
 import socket
@@ -30,7 +31,7 @@ from ._service import Selection, Service
 from ._store import Store, join_key, open_store
 from ._sweep import Eviction, Reaper, Sweeper, decode_all
 from ._watch import Change, Feed, Watch
-from .errors import InvalidInput, NotReady
+from .errors import InvalidInput, NotReady, StoreError
 
 if TYPE_CHECKING:
     from ._checks import Check
@@ -377,7 +378,7 @@ class ServiceRegistry:
         return self._sweeper.sweep()
 
     def close(self) -> None:
-        """Deregister, stop all threads, close the store."""
+        """Deregister, let go of locks, stop all threads, close the store."""
         with self._lock:
             if self._closed:
                 return
@@ -390,7 +391,10 @@ class ServiceRegistry:
         for registration in registrations:
             registration.close()
         self._feed.close()
-        self._heart.close()
+        held = self._heart.close()
+        if held:
+            with contextlib.suppress(StoreError):  # else they end by their TTL
+                self.store.revoke(held)
         self._reaper.close()
         self.store.close()
         self._feed.join()
@@ -466,7 +470,11 @@ class ServiceRegistry:
 
     def _restart_in_child(self) -> None:
         self._lock = threading.RLock()
+        feed = self._feed
         self._start_parts()
+        if not self._closed:  # views that came along keep their feed
+            self._feed = feed
+            feed.restart_in_child(self._reaper)
 
 
 _OPTIONS = {"rng", "timing", "rules", "on_notice", "clock"}

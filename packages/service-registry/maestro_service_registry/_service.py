@@ -6,6 +6,7 @@ and when fewer than `panic` of at least three are healthy, all are used: then th
 checks are more likely wrong than so many instances.
 """
 
+import math
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from itertools import accumulate
 from typing import final
 
 from ._clock import Clock
+from ._fork import hold_across_fork
 from ._hashing import hash64
 from ._model import Instance, check_name
 from ._outliers import Ejection, Outliers, place_of
@@ -28,6 +30,8 @@ __all__ = ["Selection", "Service", "ServiceStats"]
 OVERPROVISION = 1.4  # a level takes all its load until under 1/1.4 of it is healthy
 PANIC_FROM = 3
 MOST_TRIES = 3
+_NOBODY: tuple[Instance, ...] = ()
+_NEVER = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +63,8 @@ class ServiceStats:
 class _Pool:
     seen: tuple[Instance, ...]
     version: int
-    pickers: tuple[Picker, ...]
-    bounds: tuple[float, ...]
+    choose: Picker
     stats: ServiceStats
-    reasons: tuple[str, ...]
 
 
 @final
@@ -82,6 +84,7 @@ class Service:
         self._wanted = selection
         self._feed, self._clock, self._rng = feed, clock, rng
         self._lock = threading.Lock()  # guards rebuilding, loads and outcomes
+        hold_across_fork(self, self._lock)
         self._loads: dict[tuple[str, str, int], Load] = {}
         self._outliers = Outliers(selection.ejection, clock=clock)
         self._ramps: dict[tuple[str, str, int], float] = {}
@@ -102,18 +105,14 @@ class Service:
         Raises:
             NoInstances: none can be used; the reasons say what was left out.
         """
-        pool = self._current()
-        if not pool.pickers:
-            raise NoInstances(self.name, pool.reasons)
-        if not self._ramps:
-            return self._choose(pool, key)
-        for _ in range(MOST_TRIES):
-            instance = self._choose(pool, key)
-            if self._rng.random() < self._ramp(instance):
-                break
-        else:
-            instance = self._choose(pool, key)
-        return instance
+        pool, outliers = self._pool, self._outliers
+        if (
+            pool.seen is not self._feed.services.get(self.name, _NOBODY)
+            or pool.version != outliers.version
+            or outliers.next_return != _NEVER
+        ):
+            pool = self._current()
+        return pool.choose(key)
 
     @contextmanager
     def call(self, key: str | None = None) -> Iterator[Instance]:
@@ -152,7 +151,7 @@ class Service:
         return f"<Service {self.name} {len(self.instances)} instances>"
 
     def _current(self) -> _Pool:
-        snapshot = self._feed.services.get(self.name, ())
+        snapshot = self._feed.services.get(self.name, _NOBODY)
         pool, outliers = self._pool, self._outliers
         if outliers.next_return < self._clock.elapsed():
             with self._lock:
@@ -160,7 +159,7 @@ class Service:
         if pool.seen is snapshot and pool.version == outliers.version:
             return pool
         with self._lock:
-            snapshot = self._feed.services.get(self.name, ())
+            snapshot = self._feed.services.get(self.name, _NOBODY)
             if (
                 self._pool.seen is not snapshot
                 or self._pool.version != outliers.version
@@ -168,14 +167,42 @@ class Service:
                 self._pool = self._build(snapshot)
             return self._pool
 
-    def _choose(self, pool: _Pool, key: str | None) -> Instance:
-        if len(pool.pickers) == 1:
-            return pool.pickers[0](key)
-        point = self._rng.random() if key is None else hash64(key, b"level") / 2**64
-        for bound, picker in zip(pool.bounds, pool.pickers, strict=True):
-            if point < bound:
-                return picker(key)
-        return pool.pickers[-1](key)
+    def _chooser(
+        self, pairs: Sequence[tuple[float, Picker]], reasons: tuple[str, ...]
+    ) -> Picker:
+        """Combine the levels' pickers and their shares into one picker."""
+        if not pairs:
+
+            def refuse(key: str | None) -> Instance:  # noqa: ARG001 - as a Picker
+                raise NoInstances(self.name, reasons)
+
+            return refuse
+        pickers = [picker for _, picker in pairs]
+        bounds = list(accumulate(share for share, _ in pairs))
+        rng = self._rng
+
+        def by_level(key: str | None) -> Instance:
+            point = rng.random() if key is None else hash64(key, b"level") / 2**64
+            for bound, picker in zip(bounds, pickers, strict=True):
+                if point < bound:
+                    return picker(key)
+            return pickers[-1](key)
+
+        choose = pickers[0] if len(pickers) == 1 else by_level
+        return self._slowly(choose) if self._ramps else choose
+
+    def _slowly(self, choose: Picker) -> Picker:
+        """Pass newcomers over at first, as far as there are others."""
+
+        def ramped(key: str | None) -> Instance:
+            if self._ramps:
+                for _ in range(MOST_TRIES):
+                    instance = choose(key)
+                    if self._rng.random() < self._ramp(instance):
+                        return instance
+            return choose(key)
+
+        return ramped
 
     def _ramp(self, instance: Instance) -> float:
         started = self._ramps.get(place_of(instance))
@@ -216,14 +243,8 @@ class Service:
         left_out = len(matching) - len(chosen)
         if left_out:
             reasons.append(f"{left_out} not healthy")
-        return _Pool(
-            snapshot,
-            self._outliers.version,
-            tuple(picker for _, picker in pairs),
-            tuple(accumulate(share for share, _ in pairs)),
-            stats,
-            tuple(reasons) or ("none is registered",),
-        )
+        choose = self._chooser(pairs, tuple(reasons) or ("none is registered",))
+        return _Pool(snapshot, self._outliers.version, choose, stats)
 
     def _load(self, instance: Instance) -> Load:
         return self._loads[place_of(instance)]

@@ -14,10 +14,10 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import final
+from typing import Any, final
 
 from ._model import Instance
 from ._store import Event, Store
@@ -172,10 +172,29 @@ class Feed:
         with self._lock:
             if not self._closed.is_set() and not self._running():
                 self._adopt(self._load())
-                self._thread = threading.Thread(
-                    target=self._run, name="maestro-registry-feed", daemon=True
-                )
-                self._thread.start()
+                self._follow_on_thread()
+
+    def restart_in_child(self, reaper: Reaper) -> None:
+        """Forget the parent's thread; follow again once somebody looks."""
+        self._reaper = reaper
+        if self._thread is None or self._closed.is_set():
+            return
+        self._thread, self._lock = None, threading.Lock()
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._listeners = []
+        self.services = _Asleep(self.services, self)
+
+    def wake(self) -> None:
+        """Follow after a fork; while the store is away, with what was known."""
+        try:
+            self.start()
+        except StoreError as error:
+            _log.warning("keeping the last known instances: %s", error)
+            with self._lock:
+                if not self._closed.is_set() and not self._running():
+                    self.services = dict(self.services)
+                    self._follow_on_thread()
 
     def listen(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Call `listener` with every change; return what stops that."""
@@ -208,6 +227,12 @@ class Feed:
         """Wait for the thread, after the store was closed."""
         if self._thread and self._thread is not threading.current_thread():
             self._thread.join(10)
+
+    def _follow_on_thread(self) -> None:
+        self._thread = threading.Thread(
+            target=self._run, name="maestro-registry-feed", daemon=True
+        )
+        self._thread.start()
 
     def _running(self) -> bool:
         return self._thread is not None
@@ -303,3 +328,17 @@ class Feed:
                     listener(change)
                 except Exception:  # one listener's fault must not stop the others
                     _log.exception("a listener failed; the others go on")
+
+
+class _Asleep(dict[str, tuple[Instance, ...]]):
+    """What a forked child knew; the first look makes its feed follow by itself."""
+
+    def __init__(self, known: Mapping[str, tuple[Instance, ...]], feed: Feed) -> None:
+        super().__init__(known)
+        self._feed = feed
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return what is known once the feed follows again."""
+        self._feed.wake()
+        awake = self._feed.services
+        return super().get(name, default) if awake is self else awake.get(name, default)

@@ -83,10 +83,12 @@ def open_sockets(pid: int | None = None) -> int:
 
 
 @contextlib.contextmanager
-def serving(url: str, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
+def serving(
+    url: str, *options: str, bind: str = "127.0.0.1:0"
+) -> Iterator[tuple[str, subprocess.Popen]]:
     """Run `maestro-registry serve` on a free port; give its address and process."""
     command = [sys.executable, "-m", "maestro_service_registry", "--url", url]
-    command += ["serve", "--bind", "127.0.0.1:0", *options]
+    command += ["serve", "--bind", bind, *options]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )

@@ -85,3 +85,22 @@ def test_the_dashboard_shows_everything_as_text(browser, tmp_path):
         if entry["level"] == "SEVERE" and "ERR_CONNECTION" not in entry["message"]
     ]
     assert errors == []
+
+
+def test_the_dashboard_works_with_the_token_of_its_address(browser, tmp_path):
+    from maestro_service_registry._server._access import new_token
+
+    token, line = new_token(["read"])
+    (tmp_path / "tokens").write_text(line, encoding="utf-8")
+    url = f"sqlite:///{tmp_path}/r.db"
+    with serving(url, "--token-file", f"{tmp_path}/tokens") as (address, _):
+        with ServiceRegistry.open(url) as registry:
+            registry.register("web", port=1, id="web-1")
+            text = lambda: browser.find_element("tag name", "body").text  # noqa: E731
+            browser.get(address)
+            wait_until(lambda: "scope" in text() or "token" in text(), 30)
+            assert "web-1" not in text()
+            browser.get("about:blank")
+            browser.get(f"{address}/#token={token}")
+            wait_until(lambda: "web-1" in text(), 30)
+            assert token not in text()

@@ -242,6 +242,36 @@ def test_after_a_fork_the_child_does_not_beat(tmp_path):
 
 
 @forks
+def test_a_view_that_came_through_a_fork_sees_what_changes_later(tmp_path):
+    with ServiceRegistry.open(f"sqlite:///{tmp_path}/r.db") as registry:
+        billing = registry.service("billing")
+        first = registry.register("billing", port=1, id="first", ttl=60)
+        wait_until(lambda: billing.instances)
+        go, told = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.read(go[0], 1)
+                wait_until(lambda: [i.id for i in billing.instances] == ["second"])
+                os.write(told[1], billing.pick().id.encode())
+                code = 0
+            finally:
+                os._exit(code)
+        first.close()
+        registry.register("billing", port=2, id="second", ttl=60)
+        os.write(go[1], b"x")
+        try:
+            wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0], 40)
+        finally:
+            os.close(told[1])
+            with os.fdopen(told[0], "rb") as pipe:
+                assert pipe.read() == b"second"
+            for end in go:
+                os.close(end)
+
+
+@forks
 def test_forking_while_threads_use_the_store_never_blocks_the_child(tmp_path):
     with ServiceRegistry.open(f"sqlite:///{tmp_path}/r.db") as registry:
         stop = threading.Event()

@@ -181,3 +181,16 @@ def test_misuse_is_told(registry):
         lock.acquire()
     with pytest.raises(InvalidInput, match="1 to 253"):
         registry.lock("")
+
+
+def test_closing_the_registry_lets_go_of_its_locks(tmp_path):
+    url = f"sqlite:///{tmp_path}/r.db"
+    first = ServiceRegistry.open(url)
+    lock = first.lock("job", ttl=600)
+    fence = lock.acquire()
+    first.close()
+    assert not lock.held
+    with pytest.raises(LockLost, match="closed"):
+        lock.guard()
+    with ServiceRegistry.open(url) as second:
+        assert second.lock("job").acquire(timeout=30) > fence

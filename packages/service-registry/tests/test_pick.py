@@ -248,14 +248,14 @@ def test_a_low_success_rate_is_an_outlier():
 @pytest.mark.parametrize("count", [5, 40])
 def test_removing_a_node_moves_little_but_its_own_keys(kind, count):
     nodes = [f"n{n}" for n in range(count)]
-    keys = [f"user:{n}" for n in range(4000)]
+    keys = [f"user:{n}" for n in range(2000)]
     before = kind(nodes, [100] * count)
     after = kind(nodes[1:], [100] * (count - 1))
     others = [key for key in keys if before(key) != "n0"]
     moved = sum(before(key) != after(key) for key in others)
     assert moved / len(others) <= (0.0 if kind is Rendezvous else 0.04)
     loads = Counter(map(before, keys))
-    assert max(loads.values()) < 1.5 * len(keys) / count
+    assert max(loads.values()) < 1.6 * len(keys) / count
 
 
 @pytest.mark.parametrize("kind", [Rendezvous, Maglev])

@@ -51,6 +51,7 @@ from ._consul import (
     duration,
     entry,
     health_entry,
+    lower,
 )
 from ._page import PAGE
 from ._pulse import Pulse
@@ -145,10 +146,10 @@ class Server:
             (
                 f"{agent}/check/deregister/{{id:path}}",
                 put,
-                "write",
+                "check",
                 self._check_deregister,
             ),
-            (f"{agent}/check/{{verb}}/{{id:path}}", put, "write", self._check_report),
+            (f"{agent}/check/{{verb}}/{{id:path}}", put, "check", self._check_report),
             (f"{v1}/session/create", put, "write", self._session_create),
             (f"{v1}/session/renew/{{id}}", put, "write", self._session_renew),
             (f"{v1}/session/destroy/{{id}}", put, "write", self._session_destroy),
@@ -233,11 +234,18 @@ class Server:
         if sent.startswith("Bearer "):
             token = sent.removeprefix("Bearer ")
         if scope == "register":
-            raw = json.loads(body or b"{}")
-            name = raw.get("Name") or raw.get("name") if isinstance(raw, dict) else ""
-            scope = f"register:{name}"
+            raw = lower(_json(body))
+            self._access.check(token, f"register:{raw.get('name', '')}")
+            # The id may be taken, by a service that this token must not replace.
+            held = self._agent.instances().get(str(raw.get("id") or raw.get("name")))
+            if held is None:
+                return
+            scope = f"register:{held.service}"
         elif scope == "deregister":
             held = self._agent.instances().get(request.path_params["id"])
+            scope = f"register:{held.service}" if held else "admin"
+        elif scope == "check":
+            held = self._agent.checked(request.path_params["id"])
             scope = f"register:{held.service}" if held else "admin"
         self._access.check(token, scope)
 
@@ -426,7 +434,12 @@ class Server:
         )
 
     def _store_verb(self, request: Request, body: bytes) -> Answer:
-        raw = _json(body)
+        try:
+            return self._do_store_verb(request, _json(body))
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise _lacking(request.path_params["verb"], body, error) from error
+
+    def _do_store_verb(self, request: Request, raw: Any) -> Answer:
         store, verb = self._registry.store, request.path_params["verb"]
         if verb == "read":
             found = store.read(str(raw["prefix"]))
@@ -453,8 +466,12 @@ class Server:
     async def _store_events(self, body: bytes) -> Response:
         raw = _json(body)
         store = self._registry.store
-        prefix, since = str(raw["prefix"]), int(raw["since"])
-        deadline = asyncio.get_running_loop().time() + min(float(raw["timeout"]), 60.0)
+        try:
+            prefix, since = str(raw["prefix"]), int(raw["since"])
+            patience = min(float(raw["timeout"]), 60.0)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _lacking("events", body, error) from error
+        deadline = asyncio.get_running_loop().time() + patience
         topics = [""]
         while True:
             index = self._pulse.index(topics)
@@ -524,6 +541,11 @@ async def _body(request: Request) -> bytes:
         if len(found) > BODY_BYTES:
             raise InvalidInput("body", f"{len(found)} bytes", f"at most {BODY_BYTES}")
     return found
+
+
+def _lacking(verb: str, body: bytes, error: Exception) -> InvalidInput:
+    expected = f"what {verb!r} needs ({type(error).__name__}: {error})"
+    return InvalidInput("body", body[:60], expected)
 
 
 def _json(body: bytes) -> Any:

@@ -158,6 +158,12 @@ class Agent:
         with self._lock:
             return {id: held.instance for id, held in self._held.items()}
 
+    def checked(self, check: str) -> Instance | None:
+        """Return the instance that a check belongs to."""
+        with self._lock:
+            held = self._held.get(self._runs[check][0]) if check in self._runs else None
+            return held.instance if held else None
+
     def evict(self) -> None:
         """Deregister what has been critical for longer than it may."""
         now = self._registry.store.now()

@@ -9,10 +9,12 @@ import ipaddress
 import random
 import socket
 import threading
+from collections.abc import Sequence
 from typing import final
 
+from maestro_service_registry._model import Instance
 from maestro_service_registry._registry import ServiceRegistry
-from maestro_service_registry.errors import RegistryError
+from maestro_service_registry.errors import InvalidInput, RegistryError
 
 try:
     from dnslib import AAAA, QTYPE, RCODE, RR, SRV, A, DNSError, DNSRecord
@@ -23,7 +25,8 @@ except ImportError as error:
 
 __all__ = ["Responder"]
 
-MOST_ANSWERS = 8  # what fits 512 bytes
+MOST_ANSWERS = 8
+PACKET_BYTES = 512  # what every resolver takes over UDP
 
 
 @final
@@ -58,7 +61,7 @@ class Responder:
                 question, sender = self._socket.recvfrom(1024)
             except TimeoutError:
                 continue
-            with contextlib.suppress(DNSError, OSError, RegistryError, ValueError):
+            with contextlib.suppress(DNSError, OSError, ValueError):
                 # Nonsense gets no answer; the next question is not its fault.
                 self._socket.sendto(self.answer(question), sender)
 
@@ -72,23 +75,41 @@ class Responder:
             reply.header.rcode = RCODE.REFUSED
             return bytes(reply.pack())
         tags = labels[:1] if len(labels) == 4 else []
-        found = [i for i in self._registry.find(labels[-3], tags=tags) if i.usable]
+        try:
+            found = [i for i in self._registry.find(labels[-3], tags=tags) if i.usable]
+        except InvalidInput:  # no service can have such a name
+            found = []
+        except RegistryError:
+            reply.header.rcode = RCODE.SERVFAIL
+            return bytes(reply.pack())
         if not found:
             reply.header.rcode = RCODE.NXDOMAIN
             return bytes(reply.pack())
         random.shuffle(found)
-        kind = QTYPE[asked.q.qtype]
-        for number, instance in enumerate(found[:MOST_ANSWERS]):
-            target = f"{number}.{labels[-3]}.node.consul."
-            address = _address(target if kind == "SRV" else name, instance.host)
-            if kind == "SRV":
-                data = SRV(1, instance.weight, instance.port, target)
-                reply.add_answer(RR(name, QTYPE.SRV, rdata=data, ttl=0))
-                if address is not None:
-                    reply.add_ar(address)
-            elif address is not None and QTYPE[address.rtype] == kind:
-                reply.add_answer(address)
-        return bytes(reply.pack())
+        count = min(len(found), MOST_ANSWERS)
+        packed = _pack(asked, name, labels[-3], found[:count])
+        while len(packed) > PACKET_BYTES and count > 1:
+            count -= 1
+            packed = _pack(asked, name, labels[-3], found[:count])
+        return packed
+
+
+def _pack(
+    asked: DNSRecord, name: str, service: str, instances: Sequence[Instance]
+) -> bytes:
+    """Return the packed answer that names these instances."""
+    reply, kind = asked.reply(aa=1, ra=0), QTYPE[asked.q.qtype]
+    for number, instance in enumerate(instances):
+        target = f"{number}.{service}.node.consul."
+        address = _address(target if kind == "SRV" else name, instance.host)
+        if kind == "SRV":
+            data = SRV(1, instance.weight, instance.port, target)
+            reply.add_answer(RR(name, QTYPE.SRV, rdata=data, ttl=0))
+            if address is not None:
+                reply.add_ar(address)
+        elif address is not None and QTYPE[address.rtype] == kind:
+            reply.add_answer(address)
+    return bytes(reply.pack())
 
 
 def _address(name: str, host: str) -> RR | None:

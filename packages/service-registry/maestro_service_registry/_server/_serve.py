@@ -82,7 +82,9 @@ def _answer_names(registry: ServiceRegistry, dns: str | None) -> "Responder | No
 
 def _run(server: Server, host: str, port: int, tls: dict[str, Any]) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as sock:
+    # Named TCP, so that asyncio turns Nagle's algorithm off for what it accepts: else
+    # each answer may wait 40 ms for the client's delayed acknowledgement.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
         sock.listen(1024)  # who read the line below can connect
