@@ -448,9 +448,12 @@ def markdown():
         )
         return f"{value / scale:,.1f} {word}/s" if word else f"{value:,.0f} /s"
 
-    for row in ROWS:
-        cells = [row["work"], show(row["ours"], row["unit"]), row["peer"]]
-        cells += [show(row["peer_value"], row["unit"])]
+    for work in dict.fromkeys(row["work"] for row in ROWS):
+        group = [row for row in ROWS if row["work"] == work]
+        row = group[0]
+        cells = [work, show(row["ours"], row["unit"])]
+        cells += ["; ".join(one["peer"] for one in group)]
+        cells += ["; ".join(show(one["peer_value"], row["unit"]) for one in group)]
         missed = ", missed" if row["met"] is False else ""
         target = show(row["target"], row["unit"]) + missed if row["target"] else ""
         print("| " + " | ".join([*cells, target]) + " |")

@@ -167,7 +167,7 @@ def test_eight_writers_on_one_file_make_no_error(tmp_path):
 
     url = f"sqlite:///{tmp_path}/r.db"
     workers = [
-        python(WRITER, url, str(n), "60", stdin=subprocess.PIPE) for n in range(8)
+        python(WRITER, url, str(n), "30", stdin=subprocess.PIPE) for n in range(8)
     ]
     for worker in workers:
         assert worker.stdout.readline() == "ready\n"
@@ -178,8 +178,8 @@ def test_eight_writers_on_one_file_make_no_error(tmp_path):
     assert outputs == ["done\n"] * 8
     with ServiceRegistry.open(url) as registry:
         found = registry.store.read("t/").records
-    assert len(found) == 8 * 60
-    assert len({record.revision for record in found}) == 8 * 60
+    assert len(found) == 8 * 30
+    assert len({record.revision for record in found}) == 8 * 30
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_commits(tmp_path):

@@ -284,7 +284,7 @@ def test_forking_while_threads_use_the_store_never_blocks_the_child(tmp_path):
         for thread in threads:
             thread.start()
         try:
-            for _ in range(20):
+            for _ in range(10):
                 pid = os.fork()
                 if pid == 0:
                     registry.services()
