@@ -188,7 +188,7 @@ def main():
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--json")
     args = parser.parse_args()
-    rounds, scale = (3, 5) if args.short else (7, 1)
+    rounds, scale = (3, 5) if args.short else (5, 1)
     folder = Path(tempfile.mkdtemp())
     number = iter(range(10**6))
     fresh = lambda: folder / f"{next(number)}.db"  # noqa: E731

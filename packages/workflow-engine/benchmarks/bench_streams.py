@@ -146,7 +146,9 @@ def rate(name: str, url: str, jobs: int) -> float | str:
     """Return jobs per second, or why there is no figure."""
     command = [sys.executable, __file__, "--child", name, url, str(jobs)]
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=LIMIT
+        )
     except subprocess.TimeoutExpired:
         return f"not done in {LIMIT} s"
     if done.returncode or not done.stdout.strip():

@@ -494,6 +494,20 @@ def test_starts_of_one_turn_are_events_of_their_own_for_readers(journal_path):
         assert journal.past(1).interrupted == []
 
 
+def test_an_import_that_is_refused_leaves_nothing_behind(journal_path, tmp_path):
+    from maestro_workflow_engine._trace import export_lines, import_lines
+
+    with WorkflowEngine("threads:2", journal=journal_path) as engine:
+        engine.run(w.everything, run_id="r").check()
+        lines = list(export_lines(engine.journal, "r"))
+    with Journal(tmp_path / "other.db") as other:
+        with pytest.raises(JournalError, match=f"line {len(lines) + 1} of the import"):
+            import_lines(other, [*lines, "{cut off"])
+        assert other.runs() == []
+        assert import_lines(other, lines) == "r"
+        assert list(export_lines(other, "r"))[1:] == lines[1:]
+
+
 def test_a_once_step_that_waited_its_turn_is_not_asked_about(tmp_path, journal_path):
     """Very short steps are handed over in batches; `once` steps never are."""
     code = """
