@@ -192,7 +192,7 @@ def main():
             continue
         use = "maestro_orchestration_core._run"
         left, right = interleaved(
-            rounds, lambda: import_cpu(use), lambda m=module: import_cpu(m)
+            rounds, lambda u=use: import_cpu(u), lambda m=module: import_cpu(m)
         )
         if None not in right:
             rows.append(

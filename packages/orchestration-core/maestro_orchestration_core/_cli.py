@@ -16,7 +16,7 @@ from ._budget import Budget
 from ._fold import RunView
 from ._journal import Journal
 from ._leases import JournalLeases
-from ._metrics import compare, metrics, text, to_csv
+from ._metrics import compare, metrics, spans_json, text, to_csv
 from ._monitor import MonitorServer, draw, follow, read_run
 from ._persona import PersonaRegistry
 from ._report import RunReport, report_of
@@ -325,8 +325,6 @@ def _metrics(args: argparse.Namespace) -> int:
         elif args.format == "csv":
             print(to_csv(found), end="")
         elif args.format == "otel":
-            from ._spans import spans_json
-
             print(json.dumps(spans_json(list(journal.events(args.run))), indent=1))
         else:
             print(json.dumps(found, indent=1))

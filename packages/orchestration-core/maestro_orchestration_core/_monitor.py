@@ -55,11 +55,15 @@ def draw(view: RunView, events: Sequence[Event], *, width: int = 80) -> str:
     total = view.total
     done = sum(t.state.terminal for t in view.tasks.values())
     lines = [
-        f"run {view.run}  {view.status}  {done}/{len(view.tasks)} tasks  "
-        f"{(end - start) / 1e9:.1f} s",
-        f"calls {total.calls}  tokens {total.input_tokens + total.output_tokens}  "
-        f"usd {total.usd_micro / 1e6:.4f}"
-        + (f"  unpriced calls {total.unpriced}" if total.unpriced else ""),
+        (
+            f"run {view.run}  {view.status}  {done}/{len(view.tasks)} tasks  "
+            f"{(end - start) / 1e9:.1f} s"
+        ),
+        (
+            f"calls {total.calls}  tokens {total.input_tokens + total.output_tokens}  "
+            f"usd {total.usd_micro / 1e6:.4f}"
+            + (f"  unpriced calls {total.unpriced}" if total.unpriced else "")
+        ),
     ]
     lines += _budget_lines(view, width)
     for n, lane in enumerate(lanes(view.spans), 1):

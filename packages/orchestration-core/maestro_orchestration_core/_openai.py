@@ -129,13 +129,12 @@ class OpenAICompatible:
                     "schema": request.schema,
                 },
             }
-        for name, value in (
-            ("temperature", request.temperature),
-            ("max_tokens", request.max_output),
-            ("seed", request.seed),
-        ):
-            if value is not None:
-                body[name] = value
+        settings = {
+            "temperature": request.temperature,
+            "max_tokens": request.max_output,
+            "seed": request.seed,
+        }
+        body |= {k: v for k, v in settings.items() if v is not None}
         if self._on_delta:
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
@@ -349,7 +348,8 @@ def _lines(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
             return
         chunk = json.loads(payload)
         if not isinstance(chunk, dict):
-            raise ValueError(f"expected an object in the stream, got {chunk!r:.80}")
+            problem = f"expected an object in the stream, got {chunk!r:.80}"
+            raise ValueError(problem)  # noqa: TRY004 - of the answer, not of a type
         yield chunk
 
 

@@ -316,8 +316,8 @@ def _flatten(
         k: v for k, v in source.data.items() if k not in {"name", "extends", "abstract"}
     }
     _merge(merged, own)
-    for key in own:
-        keeps = key in origin and isinstance(own[key], (dict, list))
+    for key, value in own.items():
+        keeps = key in origin and isinstance(value, (dict, list))
         origin[key] = f"{origin[key]}, {name}" if keeps else name
     return merged, {key: where for key, where in origin.items() if key in merged}
 

@@ -338,10 +338,12 @@ class Plan:
         lines += [
             f"critical path {forecast.critical_length:g}: "
             + " -> ".join(forecast.critical_path),
-            f"work {forecast.work:g}; no schedule under {forecast.bound:g} "
-            f"(larger of the critical path and {forecast.work:g}/{workers}), this one "
-            f"takes {forecast.makespan:g}; speed-up at most "
-            f"{forecast.speedup_at_most:.2f}",
+            (
+                f"work {forecast.work:g}; no schedule under {forecast.bound:g} (larger "
+                f"of the critical path and {forecast.work:g}/{workers}), this one "
+                f"takes {forecast.makespan:g}; speed-up at most "
+                f"{forecast.speedup_at_most:.2f}"
+            ),
         ]
         for c in self.conflicts():
             both = "; ".join(

@@ -104,7 +104,7 @@ def marked(mark: str) -> list[int]:
 
 def _pids() -> Iterator[int]:
     try:
-        names = os.listdir("/proc")
+        names = os.listdir("/proc")  # noqa: PTH208 - on /proc the names do
     except OSError:
         return
     me = os.getpid()
@@ -241,7 +241,7 @@ async def _communicate(
 ) -> ProcessResult:
     out: deque[str] = deque(maxlen=10_000)
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    file = Path(log).open("a", encoding="utf-8") if log else None
+    file = Path(log).open("a", encoding="utf-8") if log else None  # noqa: SIM115, ASYNC230 - closed below, local
     try:
         readers = [
             asyncio.ensure_future(_read(process.stdout, (out, tail), file, on_line)),

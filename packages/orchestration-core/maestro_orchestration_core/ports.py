@@ -1,15 +1,4 @@
-"""The seams: what this package asks of others, as protocols with a default each.
-
-| protocol      | asks for                     | default             | from a sibling             |
-|---------------|------------------------------|---------------------|----------------------------|
-| `Model`       | an answer to a model call    | `OpenAICompatible`  |                            |
-| `CallPolicy`  | what surrounds a model call  | `Retry`             | `integrations.resilience`  |
-| `LeaseStore`  | who may change what          | `JournalLeases`     | `integrations.registry`    |
-| `EventStore`  | where events of a run go     | `Journal`           | copied by `integrations.audit` |
-| `Prices`      | what a model costs           | `PriceTable`        | `integrations.prices`      |
-| `Strategy`    | shorter conversations        | `sliding` and others|                            |
-| `Workspace`   | the folder of a task         | a worktree          |                            |
-"""
+"""The seams: what this package asks of others, each with a default of its own."""
 
 from ._context import Strategy
 from ._journal import EventStore

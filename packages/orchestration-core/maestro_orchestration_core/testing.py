@@ -1,5 +1,6 @@
 """Fakes and checks for tests of code that uses this package."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, final
 
@@ -171,15 +172,11 @@ class CallPolicyChecks:
 
     def test_cancelling_is_not_swallowed(self) -> None:
         """A cancelled call is cancelled, not tried again."""
-        import asyncio
-
         calls = _Calls(asyncio.CancelledError(), "never")
         assert isinstance(self._caught(calls), asyncio.CancelledError)
         assert calls.made == 1
 
     def _run(self, calls: "_Calls") -> str:
-        import asyncio
-
         async def main() -> str:
             return await self.make().call(calls.next)
 

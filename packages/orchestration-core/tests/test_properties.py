@@ -32,7 +32,9 @@ def test_a_hard_limit_holds_in_any_order_of_calls(limit, calls):
             held = ledger.reserve(("run",), {"tokens": most})
             open_calls.append((held, most * share // 100))
         except errors.BudgetExceededError:
-            assert sum(r.amounts["tokens"] for r, _ in open_calls) + spent + most > limit
+            assert (
+                sum(r.amounts["tokens"] for r, _ in open_calls) + spent + most > limit
+            )
         if finish and open_calls:
             held, real = open_calls.pop(0)
             ledger.settle(held, {"tokens": real})

@@ -50,7 +50,10 @@ async def use(leases: LeaseStore) -> None:
     """Run a plan."""
     policy: CallPolicy = Retry()
     model: Model = ScriptedModel("x")
-    agents = [Agent(Persona(name="a"), body), Agent(Persona(name="b"), model, retry=policy)]
+    agents = [
+        Agent(Persona(name="a"), body),
+        Agent(Persona(name="b"), model, retry=policy),
+    ]
     maestro = Orchestrator(agents, budget=Budget(calls=3), leases=leases)
     report = await maestro.run(Plan([Task("t")]))
     assert_type(report, RunReport)
