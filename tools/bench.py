@@ -194,7 +194,7 @@ def import_rows(folder: Path, python: Path) -> Iterator[Row]:
     yield row("installed size, sources", "kB", "", None, size / 1000, None)
 
 
-def row(  # noqa: PLR0917 - the columns of a table, in their order
+def row(
     work: str,
     unit: str,
     peer: str,
