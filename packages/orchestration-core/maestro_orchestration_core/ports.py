@@ -1,4 +1,4 @@
-"""The seams: what this package asks of others, each with a default of its own."""
+"""What this package asks of others; each has a default here."""
 
 from ._context import Strategy
 from ._journal import EventStore
