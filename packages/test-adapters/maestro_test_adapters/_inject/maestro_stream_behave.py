@@ -74,13 +74,13 @@ def text_of(captured, name):
     return "".join(getattr(part, name, None) or "" for part in parts)
 
 
-def run_scenario(self, *args, **options):
+def run_scenario(self, running):
     """Run a scenario between its start and its end."""
-    if not self.should_run():
-        return _run_scenario(self, *args, **options)
+    if not self.should_run(running.config):
+        return _run_scenario(self, running)
     begun, at = time.perf_counter(), time.time()
     STREAM.start(identity(self), at)
-    failed = _run_scenario(self, *args, **options)
+    failed = _run_scenario(self, running)
     raw = self.status.name
     steps, message, trace = [], getattr(self, "error_message", None) or "", ""
     undefined = raw in ("undefined", "untested_undefined")
