@@ -10,6 +10,8 @@ need etcd etcd-server
 need git git
 need tmux tmux
 need ip iproute2
+need node nodejs
+need npm npm
 [ -n "$missing" ] || { echo "system: everything is there"; exit 0; }
 command -v apt-get >/dev/null 2>&1 || {
   echo "system: install these yourself, this machine has no apt-get:$missing" >&2

@@ -44,6 +44,8 @@ def main() -> int:
     environment = os.environ | {
         "PYTHONSAFEPATH": "1",
         "PYTHONWARNDEFAULTENCODING": "1",
+        # Tests that make environments find uv beside this Python.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
     }
     code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     if code == NO_TESTS_COLLECTED and args.what == "drills":
