@@ -8,6 +8,7 @@ need chromedriver chromium-driver
 need redis-server redis-server
 need etcd etcd-server
 need git git
+need openssl openssl
 need tmux tmux
 need ip iproute2
 need node nodejs
