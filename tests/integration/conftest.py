@@ -52,7 +52,7 @@ def migrate(service: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `maestro-migrate run` on a service."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "maestro_migrate", "run", str(service), *options],
-        capture_output=True, text=True, check=False, timeout=110,
+        capture_output=True, encoding="utf-8", check=False, timeout=110,
     )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def run_tests(service: Path) -> subprocess.CompletedProcess[str]:
     """Run a service's own tests."""
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=service, env=clean_environment(), capture_output=True, text=True,
+        cwd=service, env=clean_environment(), capture_output=True, encoding="utf-8",
         check=False, timeout=110,
     )  # fmt: skip
 

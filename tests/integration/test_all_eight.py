@@ -20,7 +20,7 @@ def in_process(code: str) -> dict[str, object]:
     """Run code in a process of its own and return the JSON that it prints."""
     done = subprocess.run(
         [sys.executable, "-I", "-c", code],
-        capture_output=True, text=True, check=False, timeout=100,
+        capture_output=True, encoding="utf-8", check=False, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout)

@@ -69,7 +69,10 @@ def test_the_commands_of_the_guide_exist():
     for program, command in sorted(named):
         path = Path(sys.executable).parent / program
         done = subprocess.run(
-            [path, command, "--help"], capture_output=True, text=True, check=False
+            [path, command, "--help"],
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
         )
         assert done.returncode == 0, (program, command, done.stderr)
 

@@ -71,7 +71,7 @@ def run_blocks(python: Path, found: list[tuple[int, str]], folder: Path) -> str:
     folder.mkdir()
     done = subprocess.run(
         [python, "-I", "-W", "error", "-c", RUNNER],
-        input=json.dumps(found), cwd=folder, capture_output=True, text=True,
+        input=json.dumps(found), cwd=folder, capture_output=True, encoding="utf-8",
         check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -43,7 +43,7 @@ def report(*services: Path) -> list[dict[str, object]]:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "maestro_migrate", "report", "--json",
          *map(str, services)],
-        capture_output=True, text=True, check=True,
+        capture_output=True, encoding="utf-8", check=True,
     )  # fmt: skip
     found: list[dict[str, object]] = json.loads(done.stdout)
     return found
@@ -143,7 +143,7 @@ def audited(stage: str, platform: Platform) -> list[str]:
         )
         done = subprocess.run(
             [sys.executable, "-c", code, platform.audit],
-            cwd=platform.services["engine"], env={}, capture_output=True, text=True,
+            cwd=platform.services["engine"], env={}, capture_output=True, encoding="utf-8",
             check=True,
         )  # fmt: skip
         return done.stdout.split()

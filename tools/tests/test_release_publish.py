@@ -374,7 +374,7 @@ def test_publishers_in_two_checkouts_meet_at_the_index(two, front, tmp_path_fact
             env=two.env(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         ),
     ]
     outputs = [process.communicate(timeout=90)[0] for process in processes]
@@ -413,7 +413,7 @@ def test_help_shows_examples_and_exit_codes():
     done = subprocess.run(
         [sys.executable, "-P", "-m", "maestro_release", "--help"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert "maestro-release publish" in done.stdout

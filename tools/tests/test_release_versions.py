@@ -130,7 +130,7 @@ def git(checkout, *arguments):
         env=checkout.env(),
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     return done.stdout
 
