@@ -123,7 +123,7 @@ def interpreter(version: str) -> str | None:
             continue
         # A shim of pyenv is found, but fails when its version is not chosen.
         check = [candidate, "-c", "import sys; print(sys.executable)"]
-        done = subprocess.run(check, check=False, capture_output=True, text=True)
+        done = subprocess.run(check, check=False, capture_output=True, encoding="utf-8")
         if done.returncode == 0:
             return done.stdout.strip()
     return None

@@ -87,7 +87,7 @@ class Bench:
             cwd=self.root,
             check=False,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         )
         if done.returncode:
             sys.exit(f"{command}: {done.stdout}{done.stderr}")
