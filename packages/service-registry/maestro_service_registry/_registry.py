@@ -223,6 +223,9 @@ class ServiceRegistry:
     ) -> Service:
         """Return a view that picks instances from a cache; keep it and use it often.
 
+        The cache follows the store within milliseconds; what was registered before
+        this call is seen by the view.
+
         Args:
             name: the service.
             version: only instances in this range.
@@ -245,6 +248,7 @@ class ServiceRegistry:
             ejection=ejection or Ejection(),
         )
         self._follow()
+        self._feed.catch_up(name)
         return Service(
             name, selection, feed=self._feed, clock=self._clock, rng=self._rng
         )

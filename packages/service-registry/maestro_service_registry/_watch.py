@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, final
 
 from ._model import Instance
-from ._store import Event, Store
+from ._store import Event, Store, join_key
 from ._sweep import Reaper, decode_all, instance_of
 from .errors import Compacted, StoreError
 
@@ -218,6 +218,28 @@ class Feed:
                     return False
                 self._changed.wait(min(left, 1.0))
         return True
+
+    def catch_up(self, service: str, timeout: float = 1.0) -> None:
+        """Wait until what the store holds of a service now has arrived here.
+
+        So a caller sees what it wrote itself. Does nothing while the store is away.
+        """
+        if not self.connected:
+            return
+        try:
+            found = self._store.read(join_key("i", service) + "/")
+        except StoreError:
+            return
+        newest = max((record.revision for record in found.records), default=0)
+        ids = {instance.id for instance in decode_all(found.records)}
+
+        def arrived() -> bool:
+            known = {instance.id for instance in self.services.get(service, ())}
+            return self.revision >= found.revision or (
+                self.revision >= newest and known == ids
+            )
+
+        self.wait_for(arrived, timeout)
 
     def close(self) -> None:
         """Stop following."""

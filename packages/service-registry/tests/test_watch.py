@@ -160,3 +160,27 @@ def test_a_loss_that_is_said_twice_is_believed():
         store.commit([Delete(key) for key in keys])
         feed._resync()
         assert feed.services == {}
+
+
+class SlowEvents:
+    """A memory store whose news arrive late."""
+
+    def __init__(self, delay):
+        self._store, self._delay = MemoryStore(), delay
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def events(self, prefix, since, timeout):
+        batch = self._store.events(prefix, since, timeout)
+        time.sleep(self._delay)
+        return batch
+
+
+def test_a_view_sees_what_was_written_before_it_was_asked_for():
+    """However late the news are, and after a farewell too."""
+    with ServiceRegistry(SlowEvents(0.2)) as registry:
+        registry.service("billing")
+        with registry.register("shop", port=1) as shop:
+            assert registry.service("shop").pick().id == shop.instance.id
+        assert registry.service("shop").instances == ()

@@ -10,6 +10,7 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ class History:
         self, path: str | Path | None = None, *, timeout: float = 60.0
     ) -> None:
         self.path = str(path) if path is not None else ":memory:"
+        self._timeout = timeout
         self._lock = threading.RLock()
         try:
             if path is not None:
@@ -135,7 +137,7 @@ class History:
                 self.path,
                 f"written by a later version (layout {version}, this one knows {VERSION}); upgrade the package",
             )
-        db.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(db, self._timeout)
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA cache_size = -65536")
         db.execute("PRAGMA temp_store = MEMORY")
@@ -616,6 +618,20 @@ class _Loader:
             return []
         text = f"{self.again} results of tests that were there already; kept as later attempts"
         return [Diagnostic(path="", message=text, level="warning")]
+
+
+def _switch_to_wal(db: sqlite3.Connection, patience: float) -> None:
+    # SQLite does not wait here by itself when two processes open a new file at once.
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _safe(text: str | None) -> str | None:

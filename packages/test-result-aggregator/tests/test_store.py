@@ -78,6 +78,14 @@ def test_forty_kills_leave_whole_runs_only(tmp_path):
     assert kill_during_ingest(tmp_path / "h.db", 40) < 40
 
 
+def test_many_processes_may_open_a_new_file_at_once(tmp_path):
+    """None of them hears that the file is locked."""
+    path = tmp_path / "h.db"
+    children = [child(path, f"run{n}", 1) for n in range(8)]
+    said = [process.communicate()[0] for process in children]
+    assert [text.split()[-1] for text in said] == ["kept"] * 8
+
+
 def test_two_processes_ingest_at_once(tmp_path):
     """They take turns; both runs are there."""
     path = tmp_path / "h.db"
