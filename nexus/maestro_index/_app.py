@@ -219,9 +219,12 @@ def from_upstream(
 ) -> Response:
     """Answer a proxied file from the cache, or pass it on while keeping it."""
     if wants_metadata:
-        response = upstream.request("GET", f"{file.url}.metadata", {})
-        with response:
-            return Response(response.content, media_type="application/octet-stream")
+        if not file.offers_metadata:
+            raise Refused(404, f"{file.filename}.metadata is not there")
+        content = upstream.metadata(file)
+        return Response(
+            content, media_type="application/octet-stream", headers=IMMUTABLE
+        )
     path = upstream.cached(file)
     if path is not None:
         return FileResponse(path, headers=IMMUTABLE, filename=file.filename)

@@ -54,7 +54,7 @@ def upstream_row(file: UpstreamFile, name: str, prefix: str) -> Row:
         sha256=file.sha256,
         requires_python=file.requires_python,
         metadata_sha256=file.metadata_sha256,
-        has_metadata=file.has_metadata,
+        has_metadata=file.offers_metadata,
         yanked=file.yanked,
         size=file.size,
         uploaded=file.uploaded,

@@ -12,6 +12,7 @@ without a record; the next start removes them.
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import tarfile
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from email.parser import BytesParser
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from packaging.utils import (
     InvalidSdistFilename,
@@ -280,7 +281,7 @@ def read_metadata(path: Path, filename: str) -> bytes:
     """
     try:
         found = (
-            _wheel_metadata(path)
+            read_wheel_metadata(path)
             if filename.endswith(".whl")
             else _sdist_metadata(path)
         )
@@ -291,8 +292,10 @@ def read_metadata(path: Path, filename: str) -> bytes:
     return found
 
 
-def _wheel_metadata(path: Path) -> bytes | None:
-    with zipfile.ZipFile(path) as archive:
+def read_wheel_metadata(wheel: Path | io.RawIOBase) -> bytes | None:
+    """Return METADATA of a wheel, None where it has none of a sane size."""
+    # ZipFile reads and seeks only, which is more than its annotation asks for.
+    with zipfile.ZipFile(cast("IO[bytes]", wheel)) as archive:
         for info in archive.infolist():
             folder, _, last = info.filename.partition("/")
             if folder.endswith(".dist-info") and last == "METADATA":

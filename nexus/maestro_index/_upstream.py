@@ -3,7 +3,9 @@
 The address, its certificate and local `find-links` folders come from pip's
 configuration at run time, so no address stands here. Pages are kept for ten
 minutes and served stale when the upstream is away; files are kept for good
-once their hash has been checked.
+once their hash has been checked. The metadata of a wheel (PEP 658) is kept too,
+and where the upstream has none, it is read out of the wheel: an installer that
+looks at twenty candidates then asks this machine and not the upstream.
 """
 
 import hashlib
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +33,9 @@ from packaging.utils import (
 from packaging.version import InvalidVersion
 from pypi_simple import ACCEPT_ANY, ProjectPage
 
-from maestro_index.errors import UpstreamFault
+from maestro_index._remote import RemoteFile
+from maestro_index._store import read_metadata, read_wheel_metadata
+from maestro_index.errors import Refused, UpstreamFault
 
 PAGE_AGE = 600.0  # seconds a page is believed
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two reads
@@ -51,6 +56,12 @@ class UpstreamFile:
     yanked: str | None
     size: int | None
     uploaded: str | None
+
+    @property
+    def offers_metadata(self) -> bool:
+        """Whether `Upstream.metadata` answers for this file."""
+        wheel = self.filename.endswith(".whl") and self.sha256 is not None
+        return self.has_metadata or wheel
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,10 @@ def _built_in_index() -> str:
     return str(PyPI.simple_url)
 
 
+class _NoRanges(Exception):
+    """The upstream sends whole files only."""
+
+
 class Upstream:
     """The index behind the proxy; thread-safe."""
 
@@ -98,8 +113,9 @@ class Upstream:
         """Keep pages and files below `folder`; read pip's settings on first use."""
         self._pages = folder / "pages"
         self._files = folder / "files"
-        self._pages.mkdir(parents=True, exist_ok=True)
-        self._files.mkdir(parents=True, exist_ok=True)
+        self._metadata = folder / "metadata"
+        for place in (self._pages, self._files, self._metadata):
+            place.mkdir(parents=True, exist_ok=True)
         self._settings = settings
         self._setup = threading.Lock()
         self._local = threading.local()
@@ -191,6 +207,63 @@ class Upstream:
                 Path(name).replace(target)
         finally:
             Path(name).unlink(missing_ok=True)
+
+    def metadata(self, file: UpstreamFile) -> bytes:
+        """Return the METADATA of a wheel, fetched once.
+
+        Raises:
+            UpstreamFault: the upstream did not give it.
+        """
+        kept = self._metadata / file.sha256 if file.sha256 else None
+        if kept is not None and kept.exists():
+            return kept.read_bytes()
+        content = self._fetch_metadata(file)
+        if kept is not None:
+            partial = self._metadata / f".{file.sha256}.{threading.get_ident()}"
+            partial.write_bytes(content)
+            partial.replace(kept)
+        return content
+
+    def _fetch_metadata(self, file: UpstreamFile) -> bytes:
+        if file.has_metadata:
+            with self.request("GET", f"{file.url}.metadata", {}) as response:
+                return response.content
+        try:
+            path = self.cached(file)
+            if path is None:
+                found = self._remote_metadata(file)
+                if found is not None:
+                    return found
+                path = self._fetch_file(file)
+            return read_metadata(path, file.filename)
+        except (Refused, zipfile.BadZipFile, OSError) as error:
+            raise UpstreamFault(f"{file.filename} cannot be read: {error}") from error
+
+    def _remote_metadata(self, file: UpstreamFile) -> bytes | None:
+        """Read METADATA out of a wheel upstream; None where that needs all of it."""
+
+        def fetch(wanted: str) -> tuple[bytes, int]:
+            headers = {"Accept-Encoding": "identity", "Range": wanted}
+            with self.request("GET", file.url, headers) as response:
+                size = response.headers.get("Content-Range", "").rpartition("/")[2]
+                if response.status_code != requests.codes.partial or not size.isdigit():
+                    raise _NoRanges
+                return response.content, int(size)
+
+        try:
+            return read_wheel_metadata(RemoteFile(fetch))
+        except _NoRanges:
+            return None
+
+    def _fetch_file(self, file: UpstreamFile) -> Path:
+        """Keep a whole file and return where it is."""
+        headers = {"Accept-Encoding": "identity"}
+        for _ in self.stream(file, self.request("GET", file.url, headers)):
+            pass
+        path = self.cached(file)
+        if path is None:
+            raise UpstreamFault(f"{file.filename} came with another hash than listed")
+        return path
 
     def _cache_path(self, file: UpstreamFile) -> Path | None:
         # Without a hash nothing proves that the bytes are right: not kept.
