@@ -16,7 +16,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from maestro_resilience._adaptive import AdaptiveLimit
-    from maestro_resilience._breaker import CircuitBreaker, State
+    from maestro_resilience._breaker import CircuitBreaker
     from maestro_resilience._budget import RetryBudget
     from maestro_resilience._bulkhead import Bulkhead
     from maestro_resilience._deadline import deadline, time_remaining
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from maestro_resilience._policy import Policy
     from maestro_resilience._ratelimit import RateLimiter
     from maestro_resilience._retry import Retry
+    from maestro_resilience._state import State
     from maestro_resilience._timeout import Timeout
     from maestro_resilience._waits import decorrelated_jitter, equal_jitter, full_jitter
     from maestro_resilience.errors import (
@@ -63,7 +64,7 @@ _HOMES = {
     "ResilienceOrderWarning": "_pipeline",
     "Retry": "_retry",
     "RetryBudget": "_budget",
-    "State": "_breaker",
+    "State": "_state",
     "Timeout": "_timeout",
     "TimeoutExceeded": "errors",
     "WorkersExhausted": "errors",

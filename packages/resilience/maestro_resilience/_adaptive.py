@@ -28,22 +28,30 @@ QUEUE, WINDOW, WARMUP, DRIFT = 4, 600, 10, 0.95
 
 
 class Passage:
-    """The token of a call inside: knows when it began and beside how many."""
+    """The token of a call inside: knows when it began and beside how many.
 
-    __slots__ = ("_beside", "_limit", "_started")
+    One that nobody holds any more ends by itself: a ^C may arrive when no `except`
+    can know of it yet.
+    """
 
-    def __init__(self, limit: AdaptiveLimit, beside: int, started: float) -> None:
-        self._limit = limit
-        self._beside = beside
-        self._started = started
+    __slots__ = ("beside", "era", "limit", "started")
+
+    def __init__(self, limit: AdaptiveLimit, era: object, started: float) -> None:
+        self.limit = limit
+        self.era = era
+        self.started = started
+        self.beside = 0  # not counted in yet
 
     def succeeded(self, started: float) -> None:
         """Learn from the duration."""
-        self._limit._ended(self._started, self._beside)
+        self.limit._ended(self, self.limit._clock.monotonic() - self.started)
 
     def failed(self, error: BaseException, started: float) -> None:
         """Learn from nothing: failures may be fast."""
-        self._limit._ended(None, 0)
+        self.limit._ended(self, 0.0)
+
+    def __del__(self) -> None:
+        self.limit._ended(self, 0.0)
 
 
 class AdaptiveLimit(Gate):
@@ -63,6 +71,7 @@ class AdaptiveLimit(Gate):
     """
 
     __slots__ = (
+        "_era",
         "_estimate",
         "_in_flight",
         "_lock",
@@ -101,12 +110,13 @@ class AdaptiveLimit(Gate):
         self._in_flight = 0
         self._norm = 0.0
         self._samples = 0
-        self._lock = threading.Lock()
+        self._after_fork()
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a passage may end in the middle of another
         self._in_flight = 0  # those calls go on in the parent
+        self._era = object()  # the call that forked does not count here
 
     @property
     def limit(self) -> int:
@@ -119,20 +129,23 @@ class AdaptiveLimit(Gate):
         return self._in_flight
 
     def _enter(self) -> Passage:
+        passage = Passage(self, self._era, self._clock.monotonic())
         with self._lock:  # guards all the numbers
             beside = self._in_flight + 1
             full = beside > int(self._estimate)
             if not full:
-                self._in_flight = beside
+                self._in_flight = passage.beside = beside
         if full:
             error = BulkheadFull(self.name, None, self.limit)
             tell(self, "CallRejected", error=error)
             raise error
-        return Passage(self, beside, self._clock.monotonic())
+        return passage
 
-    def _ended(self, started: float | None, beside: int) -> None:
-        spent = 0.0 if started is None else self._clock.monotonic() - started
+    def _ended(self, passage: Passage, spent: float) -> None:
         with self._lock:
+            beside, passage.beside = passage.beside, 0
+            if not beside or passage.era is not self._era:
+                return
             self._in_flight -= 1
             old = int(self._estimate)
             if spent > 0:

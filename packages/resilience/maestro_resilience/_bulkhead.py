@@ -81,20 +81,33 @@ class TaskWaiter:
 
 
 class Slot:
-    """The token of a call inside: gives the slot back, however the call ends."""
+    """The token of a call inside: gives the slot back, however the call ends.
 
-    __slots__ = ("_bulkhead",)
+    A slot that nobody holds any more gives itself back: a ^C may arrive at the
+    moment it is taken, when no `except` can know of it yet.
+    """
 
-    def __init__(self, bulkhead: Bulkhead) -> None:
+    __slots__ = ("_bulkhead", "_home")
+
+    def __init__(self, bulkhead: Bulkhead, home: list[Slot]) -> None:
         self._bulkhead = bulkhead
+        self._home = home  # of this process: a forked child has new ones
 
     def succeeded(self, started: float) -> None:
         """Give the slot back."""
-        self._bulkhead._release(self)
+        self._home.append(self)
+        self._bulkhead._slot_came_back()
 
     def failed(self, error: BaseException, started: float) -> None:
         """Give the slot back."""
-        self._bulkhead._release(self)
+        self._home.append(self)
+        self._bulkhead._slot_came_back()
+
+    def __del__(self) -> None:
+        home, bulkhead = self._home, self._bulkhead
+        if home is bulkhead._slots and self not in home:
+            home.append(Slot(bulkhead, home))  # this one is spent
+            bulkhead._slot_came_back()
 
 
 class Bulkhead(Gate):
@@ -134,16 +147,19 @@ class Bulkhead(Gate):
         self._limit = _checks.whole(me, "limit", limit)
         self._wait = _checks.number(me, "wait", wait, least=0)
         self._queue = queue if queue is None else _checks.whole(me, "queue", queue)
-        self._slots = [Slot(self) for _ in range(limit)]
         self._line: deque[ThreadWaiter | TaskWaiter] = deque()
-        self._lock = threading.Lock()
+        self._slots: list[Slot] = []
+        self._after_fork()
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        # The threads that held slots, or waited, exist only in the parent.
-        self._lock = threading.Lock()
+        # The threads that held slots, or waited, exist only in the parent; a call
+        # that forked gives its slot back to the list of the parent.
+        self._lock = threading.RLock()  # a slot may come back in the middle of _serve
         self._line.clear()
-        self._slots[:] = [Slot(self) for _ in range(self._limit)]
+        home: list[Slot] = []
+        home.extend(Slot(self, home) for _ in range(self._limit))
+        self._slots = home
 
     @property
     def limit(self) -> int:
@@ -173,10 +189,12 @@ class Bulkhead(Gate):
             return slot
         try:
             waiter.wait(seconds)
-        except BaseException:
-            self._leave(waiter, keep=False)
+        except BaseException as error:
+            granted = self._leave(waiter)
+            if granted is not None:
+                granted.failed(error, 0.0)
             raise
-        return self._leave(waiter, keep=True) or self._reject()
+        return self._leave(waiter) or self._reject()
 
     async def _enter_async(self) -> Slot:
         if not self._line:
@@ -193,10 +211,12 @@ class Bulkhead(Gate):
             return slot
         try:
             await waiter.wait(seconds)
-        except BaseException:
-            self._leave(waiter, keep=False)
+        except BaseException as error:
+            granted = self._leave(waiter)
+            if granted is not None:
+                granted.failed(error, 0.0)
             raise
-        return self._leave(waiter, keep=True) or self._reject()
+        return self._leave(waiter) or self._reject()
 
     def _patience(self) -> float:
         """Return the seconds to wait in line, or reject at once."""
@@ -233,19 +253,15 @@ class Bulkhead(Gate):
             else:
                 self._slots.append(slot)
 
-    def _leave(self, waiter: ThreadWaiter | TaskWaiter, *, keep: bool) -> Slot | None:
-        """Return the slot that was granted, if any; without `keep` give it back."""
+    def _leave(self, waiter: ThreadWaiter | TaskWaiter) -> Slot | None:
+        """Leave the line and return the slot that was granted, if any."""
         with self._lock:
-            slot = waiter.slot
-            if slot is None:
+            slot, waiter.slot = waiter.slot, None
+            if slot is None and waiter in self._line:
                 self._line.remove(waiter)
-        if slot is not None and not keep:
-            self._release(slot)
-            return None
         return slot
 
-    def _release(self, slot: Slot) -> None:
-        self._slots.append(slot)
+    def _slot_came_back(self) -> None:
         if self._line:
             self._wake_line()
 

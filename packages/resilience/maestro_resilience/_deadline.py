@@ -14,7 +14,6 @@ from maestro_resilience.errors import DeadlineExceeded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from contextvars import Token
     from types import TracebackType
     from typing import Any, Self
 
@@ -54,19 +53,27 @@ class deadline:  # noqa: N801 - used as `with deadline(5.0):`
         seconds: from entering the block; more than 0.
     """
 
-    __slots__ = ("_guard", "_token", "seconds")
+    __slots__ = ("_entered", "_guard", "_outer", "seconds")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = _checks.number("deadline", "seconds", seconds, above=0)
-        self._token: Token[float | None] | None = None
+        self._outer: float | None = None
+        self._entered = False
         self._guard: Any = None
 
     def __enter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("a deadline is entered once; make one for each block")
         until = SYSTEM.monotonic() + self.seconds
-        outer = DEADLINE.get()
+        self._entered = True
+        outer = self._outer = DEADLINE.get()
         if outer is not None and outer < until:
             until = outer
-        self._token = DEADLINE.set(until)
+        try:
+            DEADLINE.set(until)
+        except BaseException:  # a ^C in this very moment
+            DEADLINE.set(outer)
+            raise
         return self
 
     def __exit__(
@@ -75,9 +82,7 @@ class deadline:  # noqa: N801 - used as `with deadline(5.0):`
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._token is not None:
-            DEADLINE.reset(self._token)
-            self._token = None
+        DEADLINE.set(self._outer)
 
     async def __aenter__(self) -> Self:
         from maestro_resilience._timeout import Timeout, Watch

@@ -6,6 +6,10 @@ whole process. In all other states the nested layers run, from the start. After 
 failed first attempt Retry and Fallback go on with their own code. So the layers
 stay the one definition of what happens; tests compare the two.
 
+A ^C may arrive after any call that these functions make. The order of the steps
+keeps it harmless: a slot that no variable holds gives itself back, a deadline
+that was set without its token being stored is cleared by `Fusion.left`.
+
 Measured by benchmarks/bench_pipeline.py.
 """
 
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from maestro_resilience._bulkhead import Slot
+    from maestro_resilience._watchdog import Watchdog
+    from maestro_resilience._window import Window
+
     Function = Callable[..., Any]
 
 ORDER: tuple[type[Policy], ...] = (Fallback, Retry, CircuitBreaker, Bulkhead, Timeout)
@@ -44,209 +52,276 @@ def fuse(
         found[type(policy)] = policy
     if len(policies) < 2 or ranks != sorted(set(ranks)):
         return None
+    if any(policy._clock is not policies[0]._clock for policy in policies):
+        return None  # one reading of the clock serves them all
     breaker: CircuitBreaker | None = found.get(CircuitBreaker)
     timeout: Timeout | None = found.get(Timeout)
-    if breaker is not None and breaker._on_result is not None:
+    if breaker is not None and breaker._judge.on_result is not None:
         return None
     if timeout is not None and kind == SYNC and timeout._mode != "deadline":
         return None
-    build = _fuse_sync if kind == SYNC else _fuse_async
     inner = fn
     for policy in reversed(policies):
         if not isinstance(policy, (Fallback, Retry)):
             inner = policy._build(inner)
-    return build(
-        fn,
-        nested,
-        inner,
-        found.get(Fallback),
-        found.get(Retry),
-        breaker,
-        found.get(Bulkhead),
-        timeout,
+    fusion = Fusion(found, inner)
+    return (_fuse_sync if kind == SYNC else _fuse_async)(fn, nested, fusion)
+
+
+class Fusion:
+    """The policies of one fused function, and what it does off the ordinary path."""
+
+    __slots__ = (
+        "breaker",
+        "budget",
+        "bulkhead",
+        "checked",
+        "clock",
+        "clocked",
+        "fallback",
+        "inner",
+        "line",
+        "retry",
+        "timeout",
     )
 
+    def __init__(self, found: dict[type[Policy], Any], inner: Function) -> None:
+        self.fallback: Fallback | None = found.get(Fallback)
+        self.retry: Retry | None = found.get(Retry)
+        self.breaker: CircuitBreaker | None = found.get(CircuitBreaker)
+        self.bulkhead: Bulkhead | None = found.get(Bulkhead)
+        self.timeout: Timeout | None = found.get(Timeout)
+        self.inner = inner
+        self.line: Any = () if self.bulkhead is None else self.bulkhead._line
+        self.clock = next(iter(found.values()))._clock
+        self.budget = None if self.retry is None else self.retry._budget
+        # Whether a returned value must be shown to the Retry.
+        self.checked = self.retry is not None and not self.retry._plain_result
+        timed = self.retry is not None and self.retry._timed
+        slow = self.breaker is not None and self.breaker._slow_call is not None
+        self.clocked = timed or slow or self.timeout is not None
 
-def _fuse_sync(
-    fn: Function,
-    nested: Function,
-    inner: Function,
-    fallback: Fallback | None,
-    retry: Retry | None,
-    breaker: CircuitBreaker | None,
-    bulkhead: Bulkhead | None,
-    timeout: Timeout | None,
-) -> Function:
-    def go_on(state: AttemptState) -> Any:
-        return state.settle() if retry is None else retry._resume(inner, state)
+    def left(
+        self,
+        error: BaseException,
+        token: Any,
+        slot: Slot | None,
+        window: Window | None,
+        started: float,
+    ) -> None:
+        """Undo the entering after the call has raised, innermost first."""
+        if token is not None:
+            DEADLINE.reset(token)
+        elif self.timeout is not None:
+            DEADLINE.set(None)  # interrupted before the token was stored
+        if slot is not None:
+            slot.failed(error, started)
+        if window is not None:
+            window.failed(error, started)
 
-    rest = go_on if fallback is None else fallback._sync(go_on)
-    budget = None if retry is None else retry._budget
-    timed = retry is not None and retry._timed
-    checked = retry is not None and not retry._plain_result
-    slow = breaker is not None and breaker._slow_call is not None
-    slots = None if bulkhead is None else bulkhead._slots
-    line = None if bulkhead is None else bulkhead._line
-    clock = next(p._clock for p in (breaker, retry, timeout, bulkhead, fallback) if p)
-    policy_clock = clock if retry is None else retry._clock
+    def timed_out(self, dog: Watchdog, token: Any, error: BaseException) -> bool:
+        """Stop watching; tell whether the error is the Timeout's own cancellation."""
+        dog.pending.pop(id(token), None)
+        expiry = dog.expired.pop(id(token), None)
+        return expiry is not None and expiry.timed_out(error)
+
+    def failed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], began: float, error: Any
+    ) -> AttemptState:
+        """Return the state after a first attempt that raised."""
+        state = AttemptState(self.inner, args, kwargs, self.clock, began)
+        state.failed(error)
+        return state
+
+    def returned(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], began: float, result: Any
+    ) -> AttemptState:
+        """Return the state after a first attempt that returned a value."""
+        state = AttemptState(self.inner, args, kwargs, self.clock, began)
+        state.returned(result)
+        return state
+
+    def rest(self) -> Function:
+        """Return what goes on after a first attempt that did not settle the call."""
+        retry, inner = self.retry, self.inner
+
+        def go_on(state: AttemptState) -> Any:
+            return state.settle() if retry is None else retry._resume(inner, state)
+
+        return go_on if self.fallback is None else self.fallback._sync(go_on)
+
+    def rest_async(self) -> Function:
+        """Return the same as `rest`, for coroutines."""
+        retry, inner = self.retry, self.inner
+
+        async def go_on(state: AttemptState) -> Any:
+            if retry is None:
+                return state.settle()
+            return await retry._resume_async(inner, state)
+
+        return go_on if self.fallback is None else self.fallback._async(go_on)
+
+
+def _fuse_sync(fn: Function, nested: Function, fusion: Fusion) -> Function:
+    rest, breaker, bulkhead = fusion.rest(), fusion.breaker, fusion.bulkhead
+    budget, checked, clocked = fusion.budget, fusion.checked, fusion.clocked
+    timeout, clock, line = fusion.timeout, fusion.clock, fusion.line
+    seconds = 0.0 if timeout is None else timeout.seconds
 
     def pipeline(*args: Any, **kwargs: Any) -> Any:
-        if not SWITCH.plain or DEADLINE.get() is not None:
+        if not SWITCH.plain or DEADLINE.get() is not None or line:
             return nested(*args, **kwargs)
-        window = slot = token = None
+        window: Any = None
+        slots: Any = None
+        slot = token = None
+        started = 0.0
         if breaker is not None:
             window = breaker._window
             if window is None:
                 return nested(*args, **kwargs)
-        if slots is not None:
-            if line:
-                return nested(*args, **kwargs)
+        if bulkhead is not None:
+            slots = bulkhead._slots
             try:
                 slot = slots.pop()
             except IndexError:
                 return nested(*args, **kwargs)
-        began = started = 0.0
         try:
             if budget is not None:
                 budget.deposit()
-            if timed:
-                began = policy_clock.monotonic()
-            if slow:
+            if clocked:
                 started = clock.monotonic()
-            if timeout is not None:
-                token = DEADLINE.set(timeout._clock.monotonic() + timeout.seconds)
+                if timeout is not None:
+                    token = DEADLINE.set(started + seconds)
             result = fn(*args, **kwargs)
         except BaseException as error:
-            if token is not None:
-                DEADLINE.reset(token)
-            if slot is not None:
-                bulkhead._release(slot)  # type: ignore[union-attr]  # it gave the slot
-            if window is not None:
-                window.failed(error, started)
+            fusion.left(error, token, slot, window, started)
             if not isinstance(error, Exception):
                 raise
-            state = AttemptState(inner, args, kwargs, policy_clock, began)
-            state.failed(error)
+            state = fusion.failed(args, kwargs, started, error)
         else:
             if token is not None:
                 DEADLINE.reset(token)
             if slot is not None:
-                slots.append(slot)  # type: ignore[union-attr]  # it held the slot
+                slots.append(slot)
                 if line:
-                    bulkhead._wake_line()  # type: ignore[union-attr]  # as above
+                    bulkhead._wake_line()  # type: ignore[union-attr]  # it gave the slot
             if window is not None:
                 window.succeeded(started)
             if not checked:
                 return result
-            state = AttemptState(inner, args, kwargs, policy_clock, began)
-            state.returned(result)
+            state = fusion.returned(args, kwargs, started, result)
         return rest(state)
 
     return pipeline
 
 
-def _fuse_async(
-    fn: Function,
-    nested: Function,
-    inner: Function,
-    fallback: Fallback | None,
-    retry: Retry | None,
-    breaker: CircuitBreaker | None,
-    bulkhead: Bulkhead | None,
-    timeout: Timeout | None,
-) -> Function:
+def _fuse_async(fn: Function, nested: Function, fusion: Fusion) -> Function:
+    if fusion.timeout is None:
+        return _fuse_untimed(fn, nested, fusion)
     from asyncio import current_task, get_running_loop
 
-    from maestro_resilience._watchdog import Entry, Watchdogs
-
-    async def go_on(state: AttemptState) -> Any:
-        if retry is None:
-            return state.settle()
-        return await retry._resume_async(inner, state)
-
-    rest = go_on if fallback is None else fallback._async(go_on)
-    budget = None if retry is None else retry._budget
-    timed = retry is not None and retry._timed
-    checked = retry is not None and not retry._plain_result
-    slow = breaker is not None and breaker._slow_call is not None
-    slots = None if bulkhead is None else bulkhead._slots
-    line = None if bulkhead is None else bulkhead._line
-    clock = next(p._clock for p in (breaker, retry, timeout, bulkhead, fallback) if p)
-    policy_clock = clock if retry is None else retry._clock
-    seconds = 0.0 if timeout is None else timeout.seconds
-    dogs = None
-    if timeout is not None:
-        dogs = timeout._dogs = timeout._dogs or Watchdogs()
+    rest, breaker, bulkhead = fusion.rest_async(), fusion.breaker, fusion.bulkhead
+    budget, checked, clock = fusion.budget, fusion.checked, fusion.clock
+    timeout, line, dogs = fusion.timeout, fusion.line, fusion.timeout._all_dogs()
+    seconds = timeout.seconds
 
     async def pipeline(*args: Any, **kwargs: Any) -> Any:
-        if not SWITCH.plain or DEADLINE.get() is not None:
+        task = current_task(loop := get_running_loop())
+        known, dog = dogs.last
+        window: Any = None if breaker is None else breaker._window
+        shut = window is None and breaker is not None
+        outer = DEADLINE.get()
+        if shut or line or task is None or outer is not None or not SWITCH.plain:
             return await nested(*args, **kwargs)
-        window = slot = token = entry = dog = None
-        if breaker is not None:
-            window = breaker._window
-            if window is None:
-                return await nested(*args, **kwargs)
-        if slots is not None:
-            if line:
-                return await nested(*args, **kwargs)
+        slots: Any = None
+        slot = token = None
+        started = (read := clock.monotonic)()
+        if bulkhead is not None:
+            slots = bulkhead._slots
             try:
                 slot = slots.pop()
             except IndexError:
                 return await nested(*args, **kwargs)
-        began = started = 0.0
         try:
             if budget is not None:
                 budget.deposit()
-            if timed:
-                began = policy_clock.monotonic()
-            if slow:
-                started = clock.monotonic()
-            if timeout is not None:
-                loop = get_running_loop()
-                entry = Entry(current_task(loop), loop.time() + seconds)  # type: ignore[arg-type]  # inside a task
-                known, dog = dogs._last  # type: ignore[union-attr]  # made with the timeout
-                if known() is not loop:
-                    dog = timeout._dog(loop)
-                dog.pending[entry] = None
-                if not dog._armed:
-                    dog._arm(entry)
-                token = DEADLINE.set(timeout._clock.monotonic() + seconds)
+            if known() is not loop:
+                dog = dogs.find(loop)
+            token = DEADLINE.set(until := started + seconds)
+            end = until if read is dog.time else loop.time() + seconds
+            dog.pending[key := id(token)] = (task, end, task.cancelling())
+            if not dog.armed:
+                dog.arm(loop, end)
             result = await fn(*args, **kwargs)
         except BaseException as error:
             failure = error
-            if token is not None:
-                DEADLINE.reset(token)
-            if entry is not None:
-                dog.pending.pop(entry, None)  # type: ignore[union-attr]  # it watches
-                if entry.timed_out(error):
-                    failure = timeout._expired(seconds, clamped=False)  # type: ignore[union-attr]  # it timed out
-                    failure.__cause__ = error
-            if slot is not None:
-                bulkhead._release(slot)  # type: ignore[union-attr]  # it gave the slot
-            if window is not None:
-                window.failed(failure, started)
+            if token is not None and fusion.timed_out(dog, token, error):
+                failure = timeout._expired(seconds, clamped=False)
+                failure.__cause__ = error
+            fusion.left(failure, token, slot, window, started)
             if not isinstance(failure, Exception):
-                del failure
+                del failure  # failure -> traceback -> this frame -> failure
                 raise
-            state = AttemptState(inner, args, kwargs, policy_clock, began)
-            state.failed(failure)
+            state = fusion.failed(args, kwargs, started, failure)
             del failure
         else:
-            if entry is not None:
-                DEADLINE.reset(token)  # type: ignore[arg-type]  # set with the entry
-                dog.pending.pop(entry, None)  # type: ignore[union-attr]  # it watches
-                if entry.expired:
-                    entry.timed_out(None)
+            DEADLINE.reset(token)
+            if dog.pending.pop(key, None) is None:
+                dog.expired.pop(key).timed_out(None)
             if slot is not None:
-                slots.append(slot)  # type: ignore[union-attr]  # it held the slot
+                slots.append(slot)
                 if line:
-                    bulkhead._wake_line()  # type: ignore[union-attr]  # as above
+                    bulkhead._wake_line()  # type: ignore[union-attr]  # it gave the slot
             if window is not None:
                 window.succeeded(started)
             if not checked:
                 return result
-            state = AttemptState(inner, args, kwargs, policy_clock, began)
-            state.returned(result)
+            state = fusion.returned(args, kwargs, started, result)
+        return await rest(state)
+
+    return pipeline
+
+
+def _fuse_untimed(fn: Function, nested: Function, fusion: Fusion) -> Function:
+    rest, breaker, bulkhead = fusion.rest_async(), fusion.breaker, fusion.bulkhead
+    budget, checked, clocked = fusion.budget, fusion.checked, fusion.clocked
+    clock, line = fusion.clock, fusion.line
+
+    async def pipeline(*args: Any, **kwargs: Any) -> Any:
+        window: Any = None if breaker is None else breaker._window
+        shut = window is None and breaker is not None
+        if shut or line or DEADLINE.get() is not None or not SWITCH.plain:
+            return await nested(*args, **kwargs)
+        slots: Any = None
+        slot = None
+        if bulkhead is not None:
+            slots = bulkhead._slots
+            try:
+                slot = slots.pop()
+            except IndexError:
+                return await nested(*args, **kwargs)
+        started = 0.0
+        try:
+            if budget is not None:
+                budget.deposit()
+            if clocked:
+                started = clock.monotonic()
+            result = await fn(*args, **kwargs)
+        except BaseException as error:
+            fusion.left(error, None, slot, window, started)
+            if not isinstance(error, Exception):
+                raise
+            state = fusion.failed(args, kwargs, started, error)
+        else:
+            if slot is not None:
+                slots.append(slot)
+                if line:
+                    bulkhead._wake_line()  # type: ignore[union-attr]  # it gave the slot
+            if window is not None:
+                window.succeeded(started)
+            if not checked:
+                return result
+            state = fusion.returned(args, kwargs, started, result)
         return await rest(state)
 
     return pipeline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from maestro_resilience._breaker import State
+from maestro_resilience._state import State
 from maestro_resilience.events import Event
 
 STATES = tuple(state.value for state in State)

@@ -11,13 +11,13 @@ from functools import partial, update_wrapper
 
 from maestro_resilience import _checks
 from maestro_resilience._runtime import SWITCH, SYSTEM
+from maestro_resilience._streams import Delegation
 from maestro_resilience.errors import ConfigurationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
-        Awaitable,
         Callable,
         Generator,
         Iterable,
@@ -231,8 +231,9 @@ class Gate(Policy):
             if not SWITCH.enabled:
                 return fn(*args, **kwargs)
             token = self._enter()
-            started = self._started()
+            started = 0.0
             try:
+                started = self._started()
                 result = fn(*args, **kwargs)
             except BaseException as error:
                 token.failed(error, started)
@@ -247,8 +248,9 @@ class Gate(Policy):
             if not SWITCH.enabled:
                 return await fn(*args, **kwargs)
             token = await self._enter_async()
-            started = self._started()
+            started = 0.0
             try:
+                started = self._started()
                 result = await fn(*args, **kwargs)
             except BaseException as error:
                 token.failed(error, started)
@@ -263,8 +265,9 @@ class Gate(Policy):
             if not SWITCH.enabled:
                 return (yield from fn(*args, **kwargs))
             token = self._enter()
-            started = self._started()
+            started = 0.0
             try:
+                started = self._started()
                 result = yield from fn(*args, **kwargs)
             except BaseException as error:
                 token.failed(error, started)
@@ -278,8 +281,9 @@ class Gate(Policy):
         async def gated(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
             stream = fn(*args, **kwargs)
             token = await self._enter_async() if SWITCH.enabled else OPEN_GATE
-            started = self._started()
+            started = 0.0
             try:
+                started = self._started()
                 # A plain loop would drop what the consumer sends and throws.
                 walk = Delegation(stream)
                 item = await walk.start()
@@ -299,35 +303,6 @@ class Gate(Policy):
             token.succeeded(started)
 
         return gated
-
-
-class Delegation:
-    """What `yield from` does for sync generators, step by step for async ones."""
-
-    __slots__ = ("running", "stream")
-
-    def __init__(self, stream: AsyncGenerator[Any, Any]) -> None:
-        self.stream = stream
-        self.running = True
-
-    async def start(self) -> Any:
-        """Return the first item; `running` is False when there is none."""
-        return await self._step(self.stream.__anext__())
-
-    async def send(self, value: Any) -> Any:
-        """Pass on what the consumer sent and return the next item."""
-        return await self._step(self.stream.asend(value))  # codespell:ignore asend
-
-    async def throw(self, error: BaseException) -> Any:
-        """Pass on what the consumer threw in and return the next item."""
-        return await self._step(self.stream.athrow(error))
-
-    async def _step(self, step: Awaitable[Any]) -> Any:
-        try:
-            return await step
-        except StopAsyncIteration:
-            self.running = False
-            return None
 
 
 class Guard:
@@ -371,14 +346,21 @@ class GateGuard(Guard):
     def __enter__(self) -> Self:
         if SWITCH.enabled:
             self._token = self._gate._enter()
-            self._started = self._gate._started()
+            self._begin()
         return self
 
     async def __aenter__(self) -> Self:
         if SWITCH.enabled:
             self._token = await self._gate._enter_async()
-            self._started = self._gate._started()
+            self._begin()
         return self
+
+    def _begin(self) -> None:
+        try:
+            self._started = self._gate._started()
+        except BaseException as error:  # a ^C: there will be no __exit__
+            self.__exit__(type(error), error, None)
+            raise
 
     def __exit__(
         self,

@@ -7,45 +7,33 @@ error, never catches what is not an Exception, and respects deadlines.
 
 from __future__ import annotations
 
-import sys
 from contextvars import ContextVar
 
 from maestro_resilience import _checks
 from maestro_resilience._attempt import AttemptState, NextAction
 from maestro_resilience._deadline import DEADLINE, check_deadline
-from maestro_resilience._policy import Delegation, Policy, settings
+from maestro_resilience._policy import Policy, settings
+from maestro_resilience._retry_block import Attempt, Block
+from maestro_resilience._retry_when import AskedWait, When
 from maestro_resilience._runtime import SWITCH
 from maestro_resilience._signals import heard, tell
 from maestro_resilience._waits import as_wait
-from maestro_resilience.errors import (
-    CircuitOpen,
-    ConfigurationError,
-    DeadlineExceeded,
-    Rejected,
-    TimeoutExceeded,
-)
-from maestro_resilience.http import retry_after_of
+from maestro_resilience.errors import ConfigurationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import (
-        AsyncGenerator,
         AsyncIterator,
         Callable,
-        Generator,
         Iterable,
         Iterator,
         Sequence,
     )
-    from types import TracebackType
-    from typing import Any, Self
-
-    from tenacity import RetryCallState
-    from tenacity.retry import retry_base
+    from typing import Any
 
     from maestro_resilience._budget import RetryBudget
-    from maestro_resilience._checks import ExceptionTest
     from maestro_resilience._policy import Guard
+    from maestro_resilience._retry_when import RetryTest
     from maestro_resilience._runtime import Clock
     from maestro_resilience.events import Listener
 
@@ -54,15 +42,6 @@ RETRYING: ContextVar[bool] = ContextVar("maestro_retrying", default=False)
 
 DEFAULT_ATTEMPTS = 3
 _NOTE = "maestro-resilience: "
-
-
-def _is_tenacity(value: object) -> bool:
-    """Tell one of tenacity's retry objects, which ask the state, from a predicate."""
-    if "tenacity" not in sys.modules:  # then nobody can have made one
-        return False
-    from tenacity.retry import retry_base
-
-    return isinstance(value, retry_base)
 
 
 class Retry(Policy):
@@ -98,19 +77,15 @@ class Retry(Policy):
     """
 
     __slots__ = (
+        "_asked",
         "_attempts",
         "_budget",
-        "_max_retry_after",
         "_multiply",
-        "_on",
-        "_on_result",
         "_plain_result",
-        "_retry_abandoned",
-        "_retry_after",
         "_stop",
         "_timed",
         "_wait",
-        "_wants",
+        "_when",
     )
 
     kind = "retry"
@@ -120,7 +95,7 @@ class Retry(Policy):
         self,
         attempts: int | None = None,
         *,
-        on: ExceptionTest | retry_base | Callable[[RetryCallState], bool] = Exception,
+        on: RetryTest = Exception,
         on_result: Callable[[Any], bool] | None = None,
         wait: float | Sequence[float] | Callable[[Any], float] | None = None,
         stop: Callable[[Any], bool] | None = None,
@@ -141,21 +116,7 @@ class Retry(Policy):
         elif stop is None:
             attempts = DEFAULT_ATTEMPTS
         self._attempts = attempts
-        self._wants: Callable[[Any], Any] | None = None
-        self._on: _checks.ExceptionFilter | None = None
-        if _is_tenacity(on):
-            self._wants = on  # type: ignore[assignment]  # a function of the state
-        else:
-            self._on = _checks.ExceptionFilter(me, "on", on)
-        if on_result is not None and self._wants is not None:
-            raise ConfigurationError(
-                me, "on_result", on_result, "None beside one of tenacity's strategies"
-            )
-        self._on_result = (
-            None
-            if on_result is None
-            else _checks.predicate(me, "on_result", on_result, "True to try again")
-        )
+        self._when = When(me, on, on_result)
         self._wait = as_wait(me, wait)
         if stop is not None and (isinstance(stop, type) or not callable(stop)):
             raise ConfigurationError(
@@ -165,16 +126,16 @@ class Retry(Policy):
         self._budget = budget
         if budget is not None and not hasattr(budget, "withdraw"):
             raise ConfigurationError(me, "budget", budget, "a RetryBudget")
-        self._retry_after = retry_after
-        self._max_retry_after = _checks.number(
-            me, "max_retry_after", max_retry_after, least=0
+        self._asked = AskedWait(
+            honour=retry_after,
+            most=_checks.number(me, "max_retry_after", max_retry_after, least=0),
+            abandoned=retry_abandoned,
         )
         self._multiply = multiply
-        self._retry_abandoned = retry_abandoned
         # Only strategies from outside ask when the call began.
-        self._timed = stop is not None or callable(wait) or self._wants is not None
-        # A returned value ends the call without anybody being asked.
-        self._plain_result = on_result is None and self._wants is None
+        asks_state = self._when.asks_state is not None
+        self._timed = stop is not None or callable(wait) or asks_state
+        self._plain_result = self._when.ignores_results
 
     # --- the decision, shared by all shells ----------------------------------------
 
@@ -187,26 +148,9 @@ class Retry(Policy):
         return self._clock.monotonic() if self._timed else 0.0
 
     def _wanted(self, state: AttemptState) -> Any:
-        """Tell whether the outcome asks for another attempt; perhaps as an awaitable."""
-        outcome = state.outcome
-        if outcome is None:
-            return False
         if self._timed:
             state.outcome_timestamp = self._clock.monotonic()
-        error = outcome.exception()
-        try:
-            if self._wants is not None:
-                return not isinstance(error, DeadlineExceeded) and self._wants(state)
-            if error is None:
-                return self._wants_result(outcome.result())
-            if isinstance(error, DeadlineExceeded) or self._on is None:
-                return False
-            return self._on(error)
-        finally:
-            del error, outcome
-
-    def _wants_result(self, result: Any) -> bool:
-        return self._on_result is not None and bool(self._on_result(result))
+        return self._when.wanted(state)
 
     def _plan(self, state: AttemptState) -> float | None:
         """Return the seconds to wait before the next attempt; None to give up."""
@@ -216,7 +160,7 @@ class Retry(Policy):
         error = state.outcome.exception() if state.outcome is not None else None
         try:
             if not reason and error is not None:
-                wait, reason = self._heed(error, wait)
+                wait, reason = self._asked.heed(error, wait)
             if not reason:
                 until = DEADLINE.get()
                 if until is not None and self._clock.monotonic() + wait >= until:
@@ -248,24 +192,6 @@ class Retry(Policy):
         if not self._multiply and RETRYING.get():
             return "nested"
         return ""
-
-    def _heed(self, error: Exception, wait: float) -> tuple[float, str]:
-        """Return the wait after the error had its say, or a reason to give up."""
-        if isinstance(error, TimeoutExceeded):
-            gone = error.abandoned and not self._retry_abandoned
-            return wait, "abandoned" if gone else ""
-        if isinstance(error, CircuitOpen) and error.retry_after is None:
-            return wait, "retry_after"
-        if not self._retry_after:
-            return wait, ""
-        asked = retry_after_of(error)
-        if asked is None:
-            return wait, ""
-        if asked > self._max_retry_after:
-            if isinstance(error, Rejected):
-                return wait, "retry_after"  # waiting less would only be rejected again
-            asked = self._max_retry_after
-        return max(wait, asked), ""
 
     def _give_up(
         self, state: AttemptState, reason: str, error: Exception | None
@@ -379,11 +305,12 @@ class Retry(Policy):
                 return state.settle()
             state.advance(wait)
             self._clock.sleep(wait)
-            mark = RETRYING.set(True)
+            outer = RETRYING.get()
             try:
+                RETRYING.set(True)
                 self._attempt(fn, state)
             finally:
-                RETRYING.reset(mark)
+                RETRYING.set(outer)
 
     async def _resume_async(self, fn: Callable[..., Any], state: AttemptState) -> Any:
         while True:
@@ -392,11 +319,12 @@ class Retry(Policy):
                 return state.settle()
             state.advance(wait)
             await self._clock.async_sleep(wait)
-            mark = RETRYING.set(True)
+            outer = RETRYING.get()
             try:
+                RETRYING.set(True)
                 await self._attempt_async(fn, state)
             finally:
-                RETRYING.reset(mark)
+                RETRYING.set(outer)
 
     def _attempt(self, fn: Callable[..., Any], state: AttemptState) -> None:
         started = self._clock.monotonic() if heard(self) else 0.0
@@ -429,59 +357,17 @@ class Retry(Policy):
         )
         del error, outcome
 
-    # --- streams: retried until the first item, which cannot be taken back -----------
+    # --- streams ---------------------------------------------------------------------
 
     def _generator(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        def first(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool]:
-            stream = fn(*args, **kwargs)
-            try:
-                return stream, next(stream), True
-            except StopIteration as end:
-                return stream, end.value, False
+        from maestro_resilience._retry_stream import guarded_generator
 
-        start = self._without_results()._sync(first)
-
-        def retry(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            stream, item, running = start(*args, **kwargs)
-            while running:
-                try:
-                    sent = yield item
-                except GeneratorExit:
-                    stream.close()
-                    raise
-                except BaseException as thrown:
-                    step: Callable[[], Any] = partial_throw(stream, thrown)
-                else:
-                    step = partial_send(stream, sent)
-                try:
-                    item = step()
-                except StopIteration as end:
-                    item, running = end.value, False
-            return item
-
-        return retry
+        return guarded_generator(self._without_results(), fn)
 
     def _async_generator(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        async def first(*args: Any, **kwargs: Any) -> tuple[Delegation, Any]:
-            walk = Delegation(fn(*args, **kwargs))
-            return walk, await walk.start()
+        from maestro_resilience._retry_stream import guarded_async_generator
 
-        start = self._without_results()._async(first)
-
-        async def retry(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            walk, item = await start(*args, **kwargs)
-            while walk.running:
-                try:
-                    sent = yield item
-                except GeneratorExit:
-                    await walk.stream.aclose()
-                    raise
-                except BaseException as thrown:
-                    item = await walk.throw(thrown)
-                else:
-                    item = await walk.send(sent)
-
-        return retry
+        return guarded_async_generator(self._without_results(), fn)
 
     def _without_results(self) -> Retry:
         if not self._plain_result:
@@ -512,91 +398,3 @@ class Retry(Policy):
     def guard(self) -> Guard:
         """Raise TypeError: a block cannot be run again; iterate over the Retry."""
         return super().guard()
-
-
-def partial_throw(stream: Generator[Any, Any, Any], error: BaseException) -> Any:
-    """Return a step that throws into a generator."""
-    return lambda: stream.throw(error)
-
-
-def partial_send(stream: Generator[Any, Any, Any], value: Any) -> Any:
-    """Return a step that sends into a generator."""
-    return lambda: stream.send(value)
-
-
-class Block:
-    """The state of one `for attempt in retry:` loop."""
-
-    __slots__ = ("retry", "running", "state", "wait")
-
-    def __init__(self, retry: Retry) -> None:
-        self.retry = retry
-        self.running = True
-        self.wait: float | None = None
-        self.state = AttemptState(None, (), {}, retry._clock, retry._begin())
-
-    def decide(self) -> bool:
-        """Plan the next attempt; return whether there is one."""
-        self.wait = self.retry._decide(self.state) if SWITCH.enabled else None
-        if self.wait is None:
-            self.running = False
-        else:
-            self.state.advance(self.wait)
-        return self.running
-
-
-class Attempt:
-    """One try of a block; `number` counts from 1.
-
-    An error inside the block is swallowed when another attempt follows, and
-    passes through when none does.
-    """
-
-    __slots__ = ("_block", "_result", "number")
-
-    def __init__(self, block: Block) -> None:
-        self._block = block
-        self._result: Any = None
-        self.number = block.state.attempt_number
-
-    def set_result(self, value: Any) -> None:
-        """Give the value that `on_result` looks at."""
-        self._result = value
-
-    def __enter__(self) -> Self:
-        # A block that succeeds, or is left by `break`, must not go on.
-        self._block.running = False
-        self._block.wait = None
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        block = self._block
-        if error is None:
-            block.state.returned(self._result)
-            if not block.retry._plain_result:
-                block.running = True
-                block.decide()
-            return False
-        if not isinstance(error, Exception):
-            return False
-        block.state.failed(error)
-        block.running = True
-        again = block.decide()
-        block.state.outcome = None
-        return again
-
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        return self.__exit__(kind, error, trace)

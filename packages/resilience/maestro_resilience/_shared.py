@@ -4,6 +4,10 @@ A closed circuit never waits for the store: trips and reports are sent by one
 daemon thread per breaker, which also fetches the shared view every `REFRESH_S`
 seconds. Only a caller that wants to be a probe asks the store itself. While the
 store does not answer, the breaker is on its own and asks again every `RETRY_S`.
+
+When the store answers again, results of probes that did not reach it are sent
+once more, and a circuit that was opened meanwhile is opened for all. A store that
+has forgotten (restarted without its data) is told again by those who remember.
 """
 
 from __future__ import annotations
@@ -12,11 +16,13 @@ import queue
 import threading
 import uuid
 import weakref
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from maestro_resilience._signals import tell
+from maestro_resilience._state import CLOSED, HALF_OPEN, ISOLATED, OPEN
 from maestro_resilience._window import FAILED
 from maestro_resilience.store import BreakerStore, SharedView
 
@@ -25,6 +31,9 @@ if TYPE_CHECKING:
 
 REFRESH_S = 0.2
 RETRY_S = 1.0
+UNSENT = 64  # results of probes that are kept while the store is away
+
+Message = Callable[[BreakerStore], SharedView]
 
 
 class SharedProbe:
@@ -46,7 +55,11 @@ class SharedProbe:
 
     def failed(self, error: BaseException, started: float) -> None:
         """Report a bad probe, or give its slot back where the error says nothing."""
-        verdict = self._breaker._verdict(error)
+        try:
+            verdict = self._breaker._judge.verdict(error)
+        except BaseException:
+            self._report("released")  # a predicate that raises must not keep the slot
+            raise
         outcome = "released"
         if verdict is not None:
             outcome = "failed" if verdict == FAILED else "ok"
@@ -55,11 +68,28 @@ class SharedProbe:
     def _report(self, outcome: str) -> None:
         breaker = self._breaker
         if outcome == "failed":
-            breaker._open_s = min(breaker._open_s * breaker._growth, breaker._max_open)
-        probes, open_for, probe = breaker._probes, breaker._open_s, self._id
+            breaker._break_time.grow()
         self._link.send(
-            lambda store: store.report(breaker.name, probe, outcome, probes, open_for)
+            Report(
+                breaker.name,
+                self._id,
+                outcome,
+                breaker._probes,
+                breaker._break_time.seconds,
+            )
         )
+
+
+class Report:
+    """The message of a probe's result; may be sent twice, as its lease ends once."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, *fields: Any) -> None:
+        self._fields = fields
+
+    def __call__(self, store: BreakerStore) -> SharedView:
+        return store.report(*self._fields)
 
 
 class Link:
@@ -71,13 +101,13 @@ class Link:
         self._version = 0
         self._away_until = 0.0
         self._away = False
+        self._forgotten = 0  # answers in a row that are older than what we know
         self.renew()
 
     def renew(self) -> None:
         """Start afresh, also in a forked child: the thread stayed in the parent."""
-        self._outbox: queue.SimpleQueue[Callable[[BreakerStore], SharedView]] = (
-            queue.SimpleQueue()
-        )
+        self._outbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._unsent: deque[Message] = deque(maxlen=UNSENT)
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -94,14 +124,14 @@ class Link:
                     )
                     self._thread.start()
 
-    def send(self, message: Callable[[BreakerStore], SharedView]) -> None:
+    def send(self, message: Message) -> None:
         """Have the thread carry a change to the store; never waits."""
         self.ensure_thread()
         self._outbox.put(message)
 
     def tripped(self, breaker: CircuitBreaker, reason: str) -> None:
         """Tell the others that the circuit was opened here."""
-        version, open_for = self._version, breaker._open_s
+        version, open_for = self._version, breaker._break_time.seconds
         self.send(
             lambda store: store.change(breaker.name, version, "open", open_for, reason)
         )
@@ -110,7 +140,7 @@ class Link:
         """Tell the others what was done by hand."""
         self.send(lambda store: store.change(breaker.name, None, state, 0.0, reason))
 
-    def exchange(self, message: Callable[[BreakerStore], SharedView]) -> None:
+    def exchange(self, message: Message) -> None:
         """Talk to the store once and take over what it says."""
         breaker = self._breaker()
         if breaker is None:
@@ -118,6 +148,8 @@ class Link:
         try:
             view = message(self._store)
         except Exception as error:  # whatever the client library raises
+            if isinstance(message, Report):
+                self._unsent.append(message)
             self._failed(breaker, error)
         else:
             self._answered(breaker, view)
@@ -148,17 +180,83 @@ class Link:
             tell(breaker, "StoreFailed", error=error)
 
     def _answered(self, breaker: CircuitBreaker, view: SharedView) -> None:
-        if self._away:
-            self._away = False
-            tell(breaker, "StoreRecovered")
+        back, self._away = self._away, False
         if view.version > self._version:
             self._version = view.version
+            self._forgotten = 0
             breaker._follow(view)
+        elif view.version < self._version:
+            # One older answer may have been overtaken by a newer one; two in a row
+            # mean that the store has lost what it knew.
+            self._forgotten += 1
+            if self._forgotten > 1:
+                self._remind(breaker, view)
+        else:
+            self._forgotten = 0
+            if back and view.state == CLOSED:
+                self._remind(breaker, view)
+        if back:
+            tell(breaker, "StoreRecovered")
+            while self._unsent:
+                self.send(self._unsent.popleft())
+
+    def _remind(self, breaker: CircuitBreaker, view: SharedView) -> None:
+        """Tell the store where this breaker stands; closed, follow the store."""
+        state, reason = breaker._state, breaker._reason
+        known, self._version, self._forgotten = self._version, view.version, 0
+        open_for, new = 0.0, state.value
+        if state in {OPEN, HALF_OPEN}:
+            left = breaker._until - breaker._clock.monotonic()
+            open_for, new = max(0.001, left), OPEN.value
+        elif state is not ISOLATED:
+            breaker._follow(view)
+            return
+        self.send(
+            lambda store: store.change(breaker.name, known, new, open_for, reason)
+        )
+
+
+class _Entering:
+    """One entry that runs in a thread, for a task that may not wait for its end."""
+
+    def __init__(self, enter: Callable[[], Any]) -> None:
+        self._enter = enter
+        self._lock = threading.Lock()
+        self._token: Any = None
+        self._left = False
+
+    def run(self) -> Any:
+        token = self._enter()
+        with self._lock:  # guards _token against _left
+            self._token = token
+            left = self._left
+        if left:
+            token.failed(GeneratorExit(), 0.0)
+        return token
+
+    def leave(self) -> None:
+        with self._lock:
+            self._left = True
+            token = self._token
+        if token is not None:
+            token.failed(GeneratorExit(), 0.0)
+
+
+async def enter_in_thread(enter: Callable[[], Any]) -> Any:
+    """Enter in a worker thread; a cancelled task gives its token back."""
+    import asyncio
+
+    entering = _Entering(enter)
+    try:
+        return await asyncio.to_thread(entering.run)
+    except asyncio.CancelledError:
+        entering.leave()
+        raise
 
 
 def _serve(
     link_ref: weakref.ref[Link],
-    outbox: queue.SimpleQueue[Callable[[BreakerStore], SharedView]],
+    outbox: queue.SimpleQueue[Message],
 ) -> None:
     """Carry messages and refresh the view until the breaker is gone."""
     while True:
@@ -181,8 +279,3 @@ def _serve(
 
 def _load(name: str, store: BreakerStore) -> SharedView:
     return store.load(name)
-
-
-def connect(breaker: CircuitBreaker, store: Any) -> Link:
-    """Return the link of a breaker to its store."""
-    return Link(breaker, store)

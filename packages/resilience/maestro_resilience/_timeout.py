@@ -9,7 +9,7 @@ from __future__ import annotations
 from maestro_resilience import _checks
 from maestro_resilience._deadline import DEADLINE
 from maestro_resilience._policy import Guard, Policy, settings
-from maestro_resilience._runtime import SWITCH
+from maestro_resilience._runtime import SWITCH, renew_after_fork
 from maestro_resilience._signals import tell
 from maestro_resilience.errors import (
     DeadlineExceeded,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from maestro_resilience._runtime import Clock
-    from maestro_resilience._watchdog import Entry, Watchdog, Watchdogs
+    from maestro_resilience._watchdog import Watchdog, Watchdogs
     from maestro_resilience._workers import Job
     from maestro_resilience.events import Listener
 
@@ -81,6 +81,10 @@ class Timeout(Policy):
         self._max_abandoned = _checks.whole(me, "max_abandoned", max_abandoned)
         self._abandoned: dict[Job, float] = {}
         self._dogs: Watchdogs | None = None  # asyncio is imported with the first task
+        renew_after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._abandoned = {}  # their threads stayed behind in the parent
 
     @property
     def abandoned(self) -> int:
@@ -107,13 +111,12 @@ class Timeout(Policy):
 
     # --- async ------------------------------------------------------------------------
 
-    def _dog(self, loop: asyncio.AbstractEventLoop) -> Watchdog:
-        dogs = self._dogs
-        if dogs is None:
+    def _all_dogs(self) -> Watchdogs:
+        if self._dogs is None:
             from maestro_resilience._watchdog import Watchdogs
 
-            dogs = self._dogs = Watchdogs()
-        return dogs.find(loop)
+            self._dogs = Watchdogs()
+        return self._dogs
 
     def _async(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         async def timeout(*args: Any, **kwargs: Any) -> Any:
@@ -152,11 +155,12 @@ class Timeout(Policy):
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         _, until, _ = self._until()
-        token = DEADLINE.set(until)
+        outer = DEADLINE.get()
         try:
+            DEADLINE.set(until)
             return fn(*args, **kwargs)
-        finally:
-            DEADLINE.reset(token)
+        finally:  # not reset(token): a ^C may come before the token is stored
+            DEADLINE.set(outer)
 
     def _by_signal(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -174,11 +178,12 @@ class Timeout(Policy):
             rejected = WorkersExhausted(self.name, None, len(self._abandoned))
             tell(self, "CallRejected", error=rejected)
             raise rejected
-        token = DEADLINE.set(until)  # the job copies the context
+        outer = DEADLINE.get()
         try:
+            DEADLINE.set(until)  # the job copies the context
             job = Job(fn, args, kwargs)
         finally:
-            DEADLINE.reset(token)
+            DEADLINE.set(outer)
         seconds = until - now
         WORKERS.start(job)
         try:
@@ -216,20 +221,11 @@ class Timeout(Policy):
 class Watch:
     """One async passage: the deadline set, the task under the watchdog's eye."""
 
-    __slots__ = (
-        "_dog",
-        "_entry",
-        "_handle",
-        "_timeout",
-        "_token",
-        "clamped",
-        "seconds",
-    )
+    __slots__ = ("_dog", "_handle", "_timeout", "_token", "clamped", "seconds")
 
     def __init__(self, timeout: Timeout) -> None:
         self._timeout = timeout
         self._handle: asyncio.TimerHandle | None = None
-        self._entry: Entry | None = None
         self._dog: Watchdog | None = None
         self._token: Token[float | None] | None = None
         self.seconds = timeout.seconds
@@ -239,35 +235,37 @@ class Watch:
         """Start watching the current task."""
         import asyncio
 
-        from maestro_resilience._watchdog import Entry
-
         now, until, self.clamped = self._timeout._until()
         self.seconds = until - now
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a Timeout needs a running asyncio task")
-        entry = self._entry = Entry(task, loop.time() + self.seconds)
+        dog = self._dog = self._timeout._all_dogs().find(loop)
+        token = self._token = DEADLINE.set(until)
         if self.clamped:
             # It ends before its turn in the queue. The extra moment lets an outer
             # Timeout, which set this end, be the one that speaks.
-            self._handle = loop.call_later(self.seconds + 0.001, entry.expire)
-        else:
-            self._dog = self._timeout._dog(loop)
-            self._dog.watch(entry)
-        self._token = DEADLINE.set(until)
+            self._handle = loop.call_later(
+                self.seconds + 0.001, dog.expire, id(token), task, task.cancelling()
+            )
+            return
+        end = loop.time() + self.seconds
+        dog.pending[id(token)] = (task, end, task.cancelling())
+        if not dog.armed:
+            dog.arm(loop, end)
 
     def leave(self, error: BaseException | None) -> bool:
         """Stop watching; tell whether the error is this timeout's own cancellation."""
-        entry, token = self._entry, self._token
-        if entry is None or token is None:
+        dog, token = self._dog, self._token
+        if dog is None or token is None:
             return False
         DEADLINE.reset(token)
         if self._handle is not None:
             self._handle.cancel()
-        if self._dog is not None:
-            self._dog.pending.pop(entry, None)
-        return entry.timed_out(error)
+        dog.pending.pop(id(token), None)
+        expiry = dog.expired.pop(id(token), None)
+        return expiry is not None and expiry.timed_out(error)
 
 
 class TimeoutGuard(Guard):
@@ -324,33 +322,36 @@ class TimeoutGuard(Guard):
 class DeadlineGuard:
     """Set the deadline for a block, without interrupting it."""
 
-    __slots__ = ("_timeout", "_token")
+    __slots__ = ("_outer", "_timeout")
 
     def __init__(self, timeout: Timeout) -> None:
         self._timeout = timeout
-        self._token: Token[float | None] | None = None
+        self._outer: float | None = None
 
     def __enter__(self) -> None:
         _, until, _ = self._timeout._until()
-        self._token = DEADLINE.set(until)
+        self._outer = DEADLINE.get()
+        try:
+            DEADLINE.set(until)
+        except BaseException:  # a ^C in this very moment
+            self.__exit__()
+            raise
 
     def __exit__(self, *exception: object) -> None:
-        if self._token is not None:
-            DEADLINE.reset(self._token)
+        DEADLINE.set(self._outer)
 
 
 class SignalGuard:
     """Interrupt a block of the main thread by SIGALRM."""
 
-    __slots__ = ("_clamped", "_handler", "_seconds", "_timeout", "_token", "_until")
+    __slots__ = ("_clamped", "_handler", "_outer", "_seconds", "_timeout")
 
     def __init__(self, timeout: Timeout) -> None:
         self._timeout = timeout
-        self._token: Token[float | None] | None = None
+        self._outer: float | None = None
         self._handler: Any = None
         self._clamped = False
         self._seconds = 0.0
-        self._until = 0.0
 
     def __enter__(self) -> None:
         import signal
@@ -361,16 +362,20 @@ class SignalGuard:
                 "Timeout(sync='signal') works in the main thread only; "
                 "use sync='thread' or sync='deadline' here"
             )
-        now, self._until, self._clamped = self._timeout._until()
-        self._seconds = self._until - now
-        self._token = DEADLINE.set(self._until)
-        self._handler = signal.signal(signal.SIGALRM, self._ring)
-        before, _ = signal.setitimer(signal.ITIMER_REAL, self._seconds)
-        if before:
-            signal.setitimer(signal.ITIMER_REAL, before)
-            signal.signal(signal.SIGALRM, self._handler)
-            DEADLINE.reset(self._token)
+        left, _ = signal.getitimer(signal.ITIMER_REAL)
+        if left:
             raise RuntimeError("the interval timer of this process is already in use")
+        now, until, self._clamped = self._timeout._until()
+        self._seconds = until - now
+        self._outer = DEADLINE.get()
+        self._handler = signal.getsignal(signal.SIGALRM)
+        try:
+            DEADLINE.set(until)
+            signal.signal(signal.SIGALRM, self._ring)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+        except BaseException:  # a ^C before the block has begun
+            self.__exit__()
+            raise
 
     def _ring(self, signum: int, frame: object) -> None:
         raise self._timeout._expired(self._seconds, clamped=self._clamped)
@@ -380,5 +385,4 @@ class SignalGuard:
 
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._handler)
-        if self._token is not None:
-            DEADLINE.reset(self._token)
+        DEADLINE.set(self._outer)

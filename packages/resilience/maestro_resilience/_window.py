@@ -11,6 +11,7 @@ on free-threaded builds, happens under the breaker's lock.
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 
 from maestro_resilience import _runtime
 
@@ -43,7 +44,7 @@ class CountWindow:
 
     def failed(self, error: BaseException, started: float) -> None:
         """Count a call that raised, if the breaker records such errors."""
-        self._breaker._closed_failure(self, error, started)
+        _judge(self, self._breaker, error, started)
 
     def add(self, outcome: int) -> None:
         """Count one outcome; the caller holds the breaker's lock."""
@@ -79,7 +80,7 @@ class TimeWindow:
     ) -> None:
         self._breaker = breaker
         self._clock = breaker._clock
-        self._slow = slow
+        self._slow = inf if slow is None else slow
         self._width = seconds / BUCKETS
         self.bucket = Bucket(self._clock.monotonic() + self._width)
         self._buckets: deque[Bucket] = deque((self.bucket,))
@@ -91,8 +92,7 @@ class TimeWindow:
         if now >= bucket.end:
             with self._breaker._lock:
                 bucket = self.rotate(now)
-        slow = self._slow
-        if slow is None or now - started < slow:
+        if now - started < self._slow:
             # No call may come between load and store: that is what makes it atomic.
             bucket.ok += 1
         else:
@@ -100,7 +100,7 @@ class TimeWindow:
 
     def failed(self, error: BaseException, started: float) -> None:
         """Count a call that raised, if the breaker records such errors."""
-        self._breaker._closed_failure(self, error, started)
+        _judge(self, self._breaker, error, started)
 
     def rotate(self, now: float) -> Bucket:
         """Return the bucket for `now`, dropping old ones; the caller holds the lock."""
@@ -162,6 +162,18 @@ class LockedTimeWindow(TimeWindow):
 
 
 Window = CountWindow | TimeWindow
+
+
+def _judge(
+    window: Window, breaker: CircuitBreaker, error: BaseException, started: float
+) -> None:
+    verdict = breaker._judge.verdict(error)
+    if verdict is None:
+        return
+    slow = breaker._slow_call
+    if slow is not None and breaker._clock.monotonic() - started >= slow:
+        verdict = SLOW_OK if verdict == OK else SLOW_FAILED
+    breaker._count(window, verdict)
 
 
 def new_window(

@@ -44,7 +44,9 @@ local function set(new, open_ms, why)
 end
 local action = ARGV[1]
 if action == 'change' then
-  if ARGV[3] == '' or tonumber(ARGV[3]) == version then
+  local known = tonumber(ARGV[3]) or version
+  if known >= version then
+    version = known
     set(ARGV[4], tonumber(ARGV[5]), ARGV[6])
   end
 elseif action == 'lease' then
@@ -71,7 +73,11 @@ elseif action == 'report' then
 end
 if action ~= 'load' then
   local keep = math.max(tonumber(ARGV[2]), till - now + tonumber(ARGV[2]))
-  redis.call('PEXPIRE', KEYS[1], keep)
+  if state == 'isolated' then
+    redis.call('PERSIST', KEYS[1])
+  else
+    redis.call('PEXPIRE', KEYS[1], keep)
+  end
   redis.call('PEXPIRE', KEYS[2], keep)
 end
 local left = 0
@@ -139,7 +145,7 @@ class RedisBreakerStore:
     def change(
         self, name: str, version: int | None, state: str, open_for: float, reason: str
     ) -> SharedView:
-        """Set the state if the version is still this one (None: in any case)."""
+        """Set the state unless the version is newer (None: in any case)."""
         expected = "" if version is None else version
         return self._run(name, "change", expected, state, _ms(open_for), reason)[1]
 

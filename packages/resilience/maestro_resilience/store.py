@@ -47,7 +47,11 @@ class BreakerStore(Protocol):
     def change(
         self, name: str, version: int | None, state: str, open_for: float, reason: str
     ) -> SharedView:
-        """Set the state if the version is still this one (None: in any case)."""
+        """Set the state unless the record's version is newer than `version`.
+
+        None sets it in any case. The new version is above both, so a store that
+        has lost its records is behind for one change only.
+        """
         ...
 
     def lease(
@@ -93,10 +97,11 @@ class MemoryBreakerStore:
     def change(
         self, name: str, version: int | None, state: str, open_for: float, reason: str
     ) -> SharedView:
-        """Set the state if the version is still this one (None: in any case)."""
+        """Set the state unless the version is newer (None: in any case)."""
         with self._lock:
             record = self._records.setdefault(name, _Record())
-            if version is None or version == record.version:
+            if version is None or version >= record.version:
+                record.version = max(record.version, version or 0)
                 self._set(record, state, open_for, reason)
             return self._view(record)
 

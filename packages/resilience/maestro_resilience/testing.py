@@ -227,6 +227,9 @@ def check_breaker_store(store: BreakerStore, wait: Callable[[float], object]) ->
     failed = store.report("a", "q0", "failed", 2, 0.3)
     assert failed.state == "open", failed
     assert 0.1 < failed.left < 0.301, failed
+    ahead = store.change("a", failed.version + 7, "closed", 0.0, "the store forgot")
+    assert ahead.version == failed.version + 8, ahead
+    assert ahead.state == "closed", ahead
     isolated = store.change("a", None, "isolated", 0.0, "by hand")
-    assert isolated.version > failed.version, isolated
+    assert isolated.version > ahead.version, isolated
     assert store.lease("a", "q1", 2, 5.0)[0] is False, "isolated admits nobody"
