@@ -144,9 +144,7 @@ class Checkpointer:
 
     def _previous(self, folder: Path) -> tuple[str | None, tuple[Signature, ...]]:
         """Return the newest note and its signatures, from the history."""
-        newest = None
-        for _, note in history_tail(folder):
-            newest = note or newest
+        newest = _newest_note(folder)
         if newest is None:
             return None, ()
         try:
@@ -198,7 +196,8 @@ class Checkpointer:
     def _extend(self, size: int, tiles: TileWriter) -> bytes:
         self._tiles = None  # half-grown tiles are not kept after an error
         tiles.pruned = list_segments(self._store.folder)[0].first - 1
-        for leaves in self._leaves(tiles.size, size):
+        known = self._store.leaves(tiles.size) if size == self._store.seq else None
+        for leaves in [known] if known else self._leaves(tiles.size, size):
             tiles.extend(leaves)
         if tiles.size != size:
             raise LogDamaged(
@@ -235,21 +234,19 @@ class Checkpointer:
                 self._place = (segment.first, following - 1, end)
 
 
-def history_tail(folder: Path, limit: int = 1 << 16) -> list[tuple[int, str | None]]:
-    """Return the last checkpoints of the history, without reading all of it."""
+def _newest_note(folder: Path, limit: int = 1 << 16) -> str | None:
+    """Return the last readable note of the history, without reading all of it."""
     path = folder / HISTORY
     try:
         end = path.stat().st_size
     except FileNotFoundError:
-        return []
-    data = _read_from(path, max(0, end - limit))
-    found: list[tuple[int, str | None]] = []
-    for number, line in enumerate(data.split(b"\n")[:-1]):
+        return None
+    for line in reversed(_read_from(path, max(0, end - limit)).split(b"\n")[:-1]):
         try:
-            found.append((number, str(json.loads(line)["note"])))
+            return str(json.loads(line)["note"])
         except (ValueError, KeyError, TypeError):
-            found.append((number, None))
-    return found
+            continue  # torn by a crash
+    return None
 
 
 def _read_from(path: Path, offset: int) -> bytes:

@@ -46,7 +46,8 @@ class Committer:
         sync_every_s: 0 syncs before each acknowledgement, a positive number at
             most that often, None never (the operating system decides).
         max_batch: bodies in one batch; later ones wait for the next.
-        after: called by the leader after its batch, still alone with the store.
+        after: called by the leader after its batch, still alone with the store,
+            with the number of the last line.
         clock: monotonic seconds.
     """
 
@@ -55,7 +56,7 @@ class Committer:
         store: Store,
         *,
         sync_every_s: float | None,
-        after: Callable[[], None],
+        after: Callable[[int], None],
         max_batch: int = 4096,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -74,7 +75,8 @@ class Committer:
         self._mutex = threading.Lock()  # guards _open and the batch in it
         self._turn = threading.Lock()  # held by the leader: guards the store
         self._open: _Batch | None = None
-        self._busy: set[int] = set()
+        self._alone = 0  # the thread that holds _turn without a batch
+        self._busy: set[int] = set()  # the threads in any of the other ways
 
     def after_fork(self) -> None:
         """Start afresh in a forked child: its threads and their batch are gone."""
@@ -87,27 +89,31 @@ class Committer:
         Raises:
             AuditUnavailable: it is not stored.
         """
-        me = self._enter()
-        try:
-            # A thread that finds the turn taken, or a batch open, joins it.
-            if self._open is not None or not self._turn.acquire(blocking=False):
-                return self._join(body)
-            written = False
+        me = get_ident()
+        # A thread that finds the turn taken, or a batch open, joins it.
+        if self._open is not None or self._turn.locked():
+            return self._join(body, me)
+        with self._turn:
+            self._alone = me
             try:
-                if self.closed:
-                    raise LogClosed("the audit logger is closed")
-                stored = self._store.append_one(body)
-                written = True
-                if self._sync_every_s is not None:
-                    self._sync_if_due()
-                self._after()
-            except (OSError, LogDamaged) as error:
-                raise self.failure(error, uncertain=written) from error
+                return self._commit_alone(body)
             finally:
-                self._turn.release()
-            return stored
-        finally:
-            self._busy.discard(me)
+                self._alone = 0
+
+    def _commit_alone(self, body: bytes) -> Stored:
+        """Do as a leader without followers does, for less."""
+        written = False
+        try:
+            if self.closed:
+                raise LogClosed("the audit logger is closed")
+            stored = self._store.append_one(body)
+            written = True
+            if self._sync_every_s is not None:
+                self._sync_if_due()
+            self._after(stored[0])
+        except (OSError, LogDamaged) as error:
+            raise self.failure(error, uncertain=written) from error
+        return stored
 
     def commit_many(
         self, bodies: Sequence[bytes]
@@ -118,7 +124,7 @@ class Committer:
         with self.exclusively():
             self._run(batch)
             if batch.error is None:
-                self._after()
+                self._after(batch.stored[-1][0])
         if batch.error is None:
             return batch.stored, None
         return batch.stored, self.failure(batch.error, uncertain=batch.uncertain)
@@ -126,8 +132,9 @@ class Committer:
     @contextmanager
     def exclusively(self) -> Iterator[None]:
         """Keep other threads from the store."""
-        me = self._enter()
+        me = self._enter(get_ident())
         try:
+            self._busy.add(me)
             with self._turn:
                 yield
         finally:
@@ -146,55 +153,61 @@ class Committer:
             str(self._store.folder), str(error), uncertain=uncertain
         )
 
-    def _enter(self) -> int:
+    def _enter(self, me: int) -> int:
         """Refuse to wait for oneself, which a signal handler would do."""
-        me = get_ident()
-        if me in self._busy:
+        if me == self._alone or me in self._busy:
             raise AuditUnavailable(
                 str(self._store.folder),
                 "a signal handler called it while this thread was writing",
             )
-        self._busy.add(me)
         return me
 
-    def _join(self, body: bytes) -> Stored:
-        waiter: threading.Lock | None = None
-        with self._mutex:
-            batch = self._open
-            if batch is None or len(batch.bodies) >= self._max_batch:
-                batch = self._open = _Batch()
+    def _join(self, body: bytes, me: int) -> Stored:
+        self._enter(me)
+        batch, leading, waiter = None, False, threading.Lock()
+        waiter.acquire()
+        try:
+            self._busy.add(me)
+            with self._mutex:
+                batch = self._open
+                if batch is None or len(batch.bodies) >= self._max_batch:
+                    fresh = _Batch()
+                    # No call between these: an interrupt cannot leave an open
+                    # batch behind that nobody leads.
+                    batch = self._open = fresh
+                    leading = True
+                else:
+                    batch.waiters.append(waiter)
+                place = len(batch.bodies)
+                batch.bodies.append(body)
+            if leading:
+                self._lead(batch)
             else:
-                waiter = threading.Lock()
                 waiter.acquire()
-                batch.waiters.append(waiter)
-            place = len(batch.bodies)
-            batch.bodies.append(body)
-        if waiter is None:
-            self._lead(batch)
-        else:
-            waiter.acquire()
+        except BaseException as error:
+            if leading and batch is not None and batch.error is None:
+                batch.error, batch.uncertain = error, True
+            raise
+        finally:
+            if leading and batch is not None:
+                with self._mutex:
+                    if self._open is batch:
+                        self._open = None
+                self._release(batch)
+            self._busy.discard(me)
         if place < len(batch.stored):
             return batch.stored[place]
         raise self.failure(batch.error, uncertain=batch.uncertain) from batch.error
 
     def _lead(self, batch: _Batch) -> None:
-        try:
-            with self._turn:
-                with self._mutex:
-                    if self._open is batch:
-                        self._open = None
-                self._run(batch)
-                self._release(batch)
-                if batch.error is None:
-                    self._after()
-        except BaseException as error:
-            batch.error = batch.error or error
-            raise
-        finally:
+        with self._turn:
             with self._mutex:
                 if self._open is batch:
                     self._open = None
+            self._run(batch)
             self._release(batch)
+            if batch.error is None:
+                self._after(batch.stored[-1][0])
 
     def _release(self, batch: _Batch) -> None:
         while batch.waiters:

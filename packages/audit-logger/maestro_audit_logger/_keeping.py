@@ -132,11 +132,10 @@ class Keeping(Reading):
         self.record_system("audit.erased", {"subject": subject, "count": gone})
         return gone
 
-    def _checkpoint_if_due(self) -> None:
+    def _checkpoint_if_due(self, seq: int) -> None:
         """Run by the leader after a batch, when its followers are on their way."""
-        new = self._store.seq - self._checkpoint_seq
         if (
-            new >= self._checkpoint_every
+            seq - self._checkpoint_seq >= self._checkpoint_every
             or self._clock_ns() - self._checkpoint_time >= self._checkpoint_interval_ns
         ):
             self._try_checkpoint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from binascii import hexlify
 from collections.abc import Sequence
 from hashlib import sha256
@@ -18,7 +19,7 @@ from maestro_audit_logger._segments import (
     describe_damage,
     explains,
 )
-from maestro_audit_logger._tiles import TILE_HEIGHT, TILE_WIDTH, Tiles, tile_path
+from maestro_audit_logger._tiles import TILE_HEIGHT, TILE_WIDTH, Tiles, tile_name
 from maestro_audit_logger.errors import LogDamaged
 
 _SYSTEM = f'"action":"{SYSTEM_PREFIX}'.encode()
@@ -69,6 +70,7 @@ class LineCheck:
         full: bool,
     ) -> None:
         self._folder = folder
+        self._prefix = f"{folder}{os.sep}"
         self._findings = findings
         self._full = full
         self._targets = sorted(targets, key=lambda t: -t[0])
@@ -372,16 +374,17 @@ class LineCheck:
         index = self._tree.size // TILE_WIDTH
         if self._tree_broken or self._tree.size + TILE_WIDTH > self._newest:
             return
-        path = tile_path(self._folder, 0, index)
+        name = tile_name(0, index)
         try:
-            kept = path.read_bytes()
+            with open(f"{self._prefix}{name}", "rb", 0) as file:  # noqa: PTH123 - hot
+                kept = file.read()
         except OSError:
             return  # tiles are derived: missing ones can be made again
         if kept != b"".join(self._tree.partial) and not self._findings.any_tampered:
             self._findings.tampered(
                 "tile-differs",
                 index * TILE_WIDTH + 1,
-                str(path.relative_to(self._folder)),
+                name,
                 "the kept hashes are not those of the lines",
             )
 

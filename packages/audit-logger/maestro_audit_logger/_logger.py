@@ -166,7 +166,7 @@ class AuditLogger(Keeping):
             seq, leaf = self._committer.commit(body)
         except AuditUnavailable as error:
             return self._fallback.handle(error, body, ts, on_failure)
-        return Receipt(seq=seq, ts=ts, leaf_hash=leaf)
+        return Receipt(seq, ts, leaf)
 
     async def arecord(
         self,
@@ -196,7 +196,7 @@ class AuditLogger(Keeping):
             seq, leaf = await self._tasks().commit(body)
         except AuditUnavailable as error:
             return self._fallback.handle(error, body, ts, on_failure)
-        return Receipt(seq=seq, ts=ts, leaf_hash=leaf)
+        return Receipt(seq, ts, leaf)
 
     def record_many(self, events: Iterable[Mapping[str, Any]]) -> list[Receipt]:
         """Store several events in order with one sync.
@@ -231,7 +231,7 @@ class AuditLogger(Keeping):
             self._tell_gap()
         stored, error = self._committer.commit_many(bodies)
         receipts = [
-            Receipt(seq=seq, ts=ts, leaf_hash=leaf)
+            Receipt(seq, ts, leaf)
             for (seq, leaf), ts in zip(stored, stamps, strict=False)
         ]
         left = list(zip(bodies, stamps, strict=True))[len(stored) :]

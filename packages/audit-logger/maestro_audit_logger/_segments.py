@@ -24,7 +24,7 @@ IDENTITY = "log.json"
 FORMAT = 1
 _NAME = re.compile(r"(\d{20})\.jsonl(\.gz)?\Z")
 HEAD = re.compile(rb'\{"seq":(\d{1,20}),"prev":"([0-9a-f]{64})","ts":"([^"]{20,32})",')
-_CHUNK = 1 << 18
+_CHUNK = 1 << 17  # larger ones the allocator maps, and clears, anew each time
 _TAIL_WINDOW = 1 << 20
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -32,6 +33,7 @@ from maestro_audit_logger.errors import LogDamaged
 SystemBody = Callable[[str, dict[str, Any]], bytes]
 _ROTATED = b'"action":"audit.rotated"'
 _GROWTH_READ = 1 << 20
+_REMEMBERED_LEAVES = 4096
 
 
 @final
@@ -77,6 +79,7 @@ class Store:
         self._files = files
         self._write_once = files.write
         self._tail: Tail | None = None
+        self._recent: deque[tuple[int, str]] = deque(maxlen=_REMEMBERED_LEAVES)
         self._fd: int | None = None
         self._poisoned: Path | None = None
 
@@ -115,13 +118,31 @@ class Store:
             if error is not None:
                 tail.end = -1  # read it again: the line may be torn
                 raise error
+            stored = (seq, leaf)
+            self._recent.append(stored)
+            # No call between these: an interrupt finds all of them or none.
             tail.end += written
-            tail.seq, tail.prev = seq, leaf
+            tail.seq, tail.prev = stored
             if not tail.day:
                 tail.day = body[6:16]
-            return seq, leaf
+            return stored
         finally:
             self.lock.release()
+
+    def leaves(self, done: int) -> list[bytes] | None:
+        """Return the leaf hashes after line `done`; None when not all are known.
+
+        They are those of the bytes as they were written: an edit between the
+        writing and the checkpoint does not get into the checkpoint.
+        """
+        count = self.seq - done
+        if not 0 < count <= len(self._recent):
+            return None
+        recent = list(self._recent)[-count:]
+        # Numbers only grow, so that with both ends in place none is missing.
+        if recent[0][0] != done + 1 or recent[-1][0] != self.seq:
+            return None
+        return [bytes.fromhex(leaf) for _, leaf in recent]
 
     def refresh(self) -> int:
         """Read the end of the log again, under the lock; return its last number."""
@@ -209,11 +230,13 @@ class Store:
             if not head or int(head[1]) != seq + 1 or head[2].decode() != prev:
                 return False
             seq, prev = seq + 1, sha256(b"\0" + line).hexdigest()
+            self._recent.append((seq, prev))
         known.seq, known.prev, known.end = seq, prev, size
         return True
 
     def _reread(self, known: Tail | None) -> Tail:
         self.forget()
+        self._recent.clear()
         found = read_tail(self.folder, self.identity)
         notices = []
         if found is None:
@@ -305,6 +328,7 @@ class Store:
         if result.error is None:
             tail.end += written
             tail.seq, tail.prev = leaves[-1]
+            self._recent.extend(leaves)
             if not tail.day:
                 tail.day = bodies[0][6:16]
             result.stored += leaves

@@ -22,14 +22,17 @@ TILE_WIDTH = 1 << TILE_HEIGHT
 
 def tile_path(folder: Path, level: int, index: int, width: int = TILE_WIDTH) -> Path:
     """Return the path of a tile: `tile/0/x001/234`, partial ones below `.p`."""
-    digits = f"{index:03d}"
-    digits = digits.zfill(-(-len(digits) // 3) * 3)
-    groups = [digits[at : at + 3] for at in range(0, len(digits), 3)]
-    parts = [f"x{group}" for group in groups[:-1]] + [groups[-1]]
-    path = folder / "tile" / str(level) / Path(*parts)
-    if width == TILE_WIDTH:
-        return path
-    return path.with_name(path.name + ".p") / str(width)
+    return folder / tile_name(level, index, width)
+
+
+def tile_name(level: int, index: int, width: int = TILE_WIDTH) -> str:
+    """Return the name of a tile below the log's folder."""
+    name = f"{index % 1000:03d}"
+    while index >= 1000:
+        index //= 1000
+        name = f"x{index % 1000:03d}/{name}"
+    partial = "" if width == TILE_WIDTH else f".p/{width}"
+    return f"tile/{level}/{name}{partial}"
 
 
 @final
