@@ -22,6 +22,7 @@ from maestro_audit_logger.errors import AuditUnavailable, LogClosed, LogDamaged
 
 Stored = tuple[int, str]
 Durability = Literal["commit", "os"] | float
+_INTERRUPTED = "the thread that wrote for several was interrupted"
 _committers: weakref.WeakSet[Committer] = weakref.WeakSet()
 
 
@@ -184,9 +185,9 @@ class Committer:
                 self._lead(batch)
             else:
                 waiter.acquire()
-        except BaseException as error:
+        except BaseException:
             if leading and batch is not None and batch.error is None:
-                batch.error, batch.uncertain = error, True
+                batch.error, batch.uncertain = InterruptedError(_INTERRUPTED), True
             raise
         finally:
             if leading and batch is not None:
