@@ -339,8 +339,14 @@ class Workflow:
         mapping: Mapping_ | None = None,
     ) -> Ref:
         needs: dict[int, None] = {}
+        direct = not (kwargs or spec.argv or mapping is not None or when is not True)
         for value in args:
-            self._collect(value, needs)
+            if type(value) is Ref and not value.path:
+                self._own(value)
+                needs[value.index] = None
+            else:
+                direct = False
+                self._collect(value, needs)
         if kwargs:
             for value in kwargs.values():
                 self._collect(value, needs)
@@ -358,10 +364,12 @@ class Workflow:
             self._collect(when, order)
         name = self._name(spec.name)
         index = len(self.nodes)
-        extra = tuple(i for i in order if i not in needs)
+        extra = tuple(i for i in order if i not in needs) if order else ()
+        direct = direct and not extra and len(needs) == len(args)
         node = Node(
-            name, spec, args, kwargs or None, (*needs, *extra), extra, when, mapping
-        )
+            name, spec, args, kwargs or None, (*needs, *extra), extra, when, mapping,
+            direct,
+        )  # fmt: skip
         self.nodes.append(node)
         self.index[name] = index
         return Ref(index, name)
@@ -529,6 +537,7 @@ def moved(node: Node, shift: int, prefix: str) -> Node:
         tuple(i + shift for i in node.after),
         move(node.when),
         mapping and mapping._replace(items=move(mapping.items)),
+        node.direct,
     )
 
 

@@ -6,40 +6,30 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, not_
 from typing import Any
 
 from ._expression import Expression, Text
 from ._journal import Shape
 from ._model import Node, Ref, Spec
 
-_index, _path = attrgetter("index"), attrgetter("path")
+_spec, _name = attrgetter("spec"), attrgetter("name")
+_needs, _direct = attrgetter("needs"), attrgetter("direct")
 
 
 def shape_of(nodes: Sequence[Node]) -> Shape:
     """Return names, digests and dependencies of steps."""
-    known: dict[int, str] = {}
-    digests = []
-    names = [node.name for node in nodes]
-    for node in nodes:
-        spec = node.spec
-        base = known.get(id(spec))
-        if base is None:
-            base = known[id(spec)] = spec_digest(spec)
-        if node.when is True and node.mapping is None and not node.kwargs:
-            args = node.args
-            try:
-                # A text and a list have an `index` too, but never a number.
-                plain = (*map(_index, args),) == node.needs and not any(
-                    map(_path, args)
-                )
-            except AttributeError:
-                plain = False
-            if plain:  # its arguments are what it waits for: `Shape.needs` has those
-                digests.append(base)
-                continue
-        digests.append(_node_digest(node, base))
-    return Shape(names=names, digests=digests, needs=[node.needs for node in nodes])
+    keys = list(map(id, map(_spec, nodes)))
+    specs = dict(zip(keys, map(_spec, nodes), strict=True))
+    known = {key: spec_digest(spec) for key, spec in specs.items()}
+    digests = list(map(known.__getitem__, keys))
+    # Of direct nodes the arguments are what they wait for: `Shape.needs` has those.
+    for index in compress(range(len(nodes)), map(not_, map(_direct, nodes))):
+        digests[index] = _node_digest(nodes[index], digests[index])
+    return Shape(
+        names=list(map(_name, nodes)), digests=digests, needs=list(map(_needs, nodes))
+    )
 
 
 def _node_digest(node: Node, base: str) -> str:

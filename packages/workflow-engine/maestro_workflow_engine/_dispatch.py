@@ -85,6 +85,26 @@ class Dispatcher:
         else:  # already in heap order
             heap += [(-priority, index) for index in indexes]
 
+    def add(self, indexes: Sequence[int], priorities: Sequence[float]) -> None:
+        """Add ready steps that need no pool, each with its own priority."""
+        if not self._simple:
+            for index in indexes:
+                self.push(index, priorities[index])
+            return
+        heap = self._plain.heap
+        for index in indexes:
+            heappush(heap, (-priorities[index], index))
+
+    def take_up_to(self, room: int) -> list[int]:
+        """Return the steps to start next, at most `room`, and take their units."""
+        if self._simple:
+            heap = self._plain.heap
+            return [heappop(heap)[1] for _ in range(min(room, len(heap)))]
+        found: list[int] = []
+        while len(found) < room and (index := self._take()) >= 0:
+            found.append(index)
+        return found
+
     def take(self) -> int:
         """Return the step to start next and take its units; -1 when none can start."""
         if self._simple:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
 
@@ -117,7 +118,7 @@ class Run:
         return StepReport(
             step=s.nodes[index].name,
             state=m.STATE_NAMES[s.state[index]],
-            reason=s.reasons.get(index, ""),
+            reason=s.reason(index),
             attempts=s.tries[index],
             started=s.started[index],
             ended=s.ended[index],
@@ -410,12 +411,12 @@ class WorkflowEngine:
                 run_id, f"run {run_id!r} has succeeded; nothing is left to do"
             )
         shape = self._compare(journal, info, built, accept_changes=accept_changes)
-        past = journal.past(info.key)
+        past = journal.past(info.key, built.index)
         _decide(info.id, built, past, retry=retry, skip=skip, fail=fail)
         info = journal.take_over(run_id, shape)
         if journal.last_event(info.key) != past.last:
             # Its owner ended between our look and our taking it over.
-            past = journal.past(info.key)
+            past = journal.past(info.key, built.index)
         decisions = {**dict.fromkeys(skip, "skip"), **dict.fromkeys(fail, "fail")}
         self._write_decisions(journal, info, past, decisions, retry)
         scheduler = self._scheduler(
@@ -474,8 +475,17 @@ class WorkflowEngine:
             )
         return self.journal
 
-    def _durations(self, workflow: Workflow) -> dict[str, float]:
-        return self.journal.durations(workflow.name) if self.journal else {}
+    def _durations(
+        self, workflow: Workflow, past: Past | None = None
+    ) -> dict[str, float]:
+        if self.journal is None:
+            return {}
+        wanted = None
+        if past is not None and None in past.texts:
+            wanted = set(
+                compress(workflow.index, [text is None for text in past.texts])
+            )
+        return self.journal.durations(workflow.name, wanted)
 
     def _prepare(
         self, workflow: Workflow, run_id: str | None, plan: Plan | None, *, stay: bool
@@ -504,7 +514,13 @@ class WorkflowEngine:
         return scheduler, info
 
     def _scheduler(
-        self, workflow: Workflow, *, run_id: str, info: RunInfo | None, **more: Any
+        self,
+        workflow: Workflow,
+        *,
+        run_id: str,
+        info: RunInfo | None,
+        past: Past | None = None,
+        **more: Any,
     ) -> Scheduler:
         virtual = getattr(self._executor, "virtual", None)
         if virtual is not None:  # the testing kit's clock
@@ -515,9 +531,10 @@ class WorkflowEngine:
             executor_of=self._executor_of,
             workers=self.workers,
             policy=self.policy,
-            durations=self._durations(workflow),
+            durations=self._durations(workflow, past),
             journal=self.journal,
             info=info,
+            past=past,
             listener=self.on_event,
             cache=self._cache,
             **more,
@@ -735,17 +752,15 @@ def _decide(
 def _times(scheduler: Scheduler) -> list[tuple[str, float]]:
     """The duration of each step, and of the median item of each map."""
     found = []
-    started, ended = scheduler.started, scheduler.ended
-    for name, index in scheduler.index.items():
-        if scheduler.state[index] != m.SUCCEEDED:
-            continue
-        if index in scheduler.expanded:
-            first, count = scheduler.expanded[index]
-            times = sorted(
-                ended[i] - started[i] for i in range(first, first + count) if ended[i]
-            )
-            if times:
-                found.append((name, times[len(times) // 2]))
-        elif ended[index]:
+    started, ended, state = scheduler.started, scheduler.ended, scheduler.state
+    nodes, known = scheduler.nodes, scheduler.index.get
+    for index in compress(range(len(nodes)), ended):
+        name = nodes[index].name
+        if state[index] == m.SUCCEEDED and known(name) == index:
             found.append((name, ended[index] - started[index]))
+    for index, (first, count) in scheduler.expanded.items():
+        items = compress(range(first, first + count), ended[first : first + count])
+        times = sorted(ended[i] - started[i] for i in items)
+        if times and state[index] == m.SUCCEEDED:
+            found.append((nodes[index].name, times[len(times) // 2]))
     return found

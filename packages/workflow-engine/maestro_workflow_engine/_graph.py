@@ -24,21 +24,31 @@ class Graph:
         return len(self.waits)
 
 
-def compile_graph(needs: Sequence[Sequence[int]]) -> Graph:
+def compile_graph(needs: Sequence[Sequence[int]], done: bytes = b"") -> Graph:
     """Turn "waits for" into "is waited for by", with a topological order.
 
-    Steps in a circle are missing from `order`; `find_cycle` names them. O(steps +
-    dependencies).
+    Steps in a circle are missing from `order`; `find_cycle` names them. With `done`,
+    a 1 for each step that is, those wait for nothing and nothing waits for them.
+    O(steps + dependencies).
     """
-    successors: list[list[int]] = [[] for _ in needs]
+    successors: list[list[int]]
+    if any(done):
+        none: list[int] = []  # one for all that are done; nobody adds to it
+        needs = [
+            () if over else [other for other in before if not done[other]]
+            for over, before in zip(done, needs, strict=True)
+        ]
+        successors = [none if over else [] for over in done]
+    else:
+        successors = [[] for _ in needs]
     forward = True
     for index, before in enumerate(needs):
         for other in before:
             successors[other].append(index)
             if other >= index:
                 forward = False
-    waits = [len(before) for before in needs]
-    if forward:  # as calls of steps always are: each after what it needs
+    waits = list(map(len, needs))
+    if forward:
         return Graph(successors=successors, waits=waits, order=list(range(len(waits))))
     left = waits.copy()
     order = [index for index, count in enumerate(left) if not count]

@@ -180,7 +180,9 @@ class Mapping_(NamedTuple):  # noqa: N801 - Mapping is taken, and this is privat
 class Node:
     """One step of one workflow: what to call, with what, after which others."""
 
-    __slots__ = ("after", "args", "kwargs", "mapping", "name", "needs", "spec", "when")
+    __slots__ = (
+        "after", "args", "direct", "kwargs", "mapping", "name", "needs", "spec", "when",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -192,6 +194,7 @@ class Node:
         after: tuple[int, ...] = (),
         when: Any = True,  # noqa: FBT002 - private
         mapping: Mapping_ | None = None,
+        direct: bool = False,  # noqa: FBT001, FBT002 - private
     ) -> None:
         self.name = name
         self.spec = spec
@@ -201,6 +204,9 @@ class Node:
         self.after = after  # those of them whose result it does not use
         self.when = when
         self.mapping = mapping
+        # Always run, with the results of `needs` in their order and nothing else: most
+        # steps of large graphs are like that, and much about them is simpler.
+        self.direct = direct
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"
@@ -235,8 +241,8 @@ class Attempt:
     """
 
     __slots__ = (
-        "args", "chunked", "deadline", "epoch", "flag", "group", "index", "kwargs",
-        "number", "run_id", "spec", "step", "stopped",
+        "args", "chunked", "epoch", "flag", "index", "kwargs", "number", "run_id",
+        "spec", "step", "stopped",
     )  # fmt: skip
 
     def __init__(

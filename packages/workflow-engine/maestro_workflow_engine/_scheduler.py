@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from heapq import heappop, heappush
-from itertools import repeat
+from itertools import compress
+from operator import attrgetter, not_
 from queue import Empty, SimpleQueue
 from time import time
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -20,7 +22,20 @@ from . import _model as m
 from ._dispatch import Dispatcher, Policy
 from ._expression import Expression, Text
 from ._graph import bottom_levels, compile_graph
-from ._model import Attempt, Event, Node, Outcome, Ref, Spec, StepContext, StepExecutor
+from ._model import (
+    PENDING,
+    READY,
+    RUNNING,
+    SUCCEEDED,
+    Attempt,
+    Event,
+    Node,
+    Outcome,
+    Ref,
+    Spec,
+    StepContext,
+    StepExecutor,
+)
 from .errors import (
     CommandFailedError,
     ResultError,
@@ -40,6 +55,10 @@ _LOST_TRIES = 3  # a step that kills its workers is not given a fourth
 _POLL = 0.2  # seconds between looks at the journal for messages
 _RUNNABLE = ("python", "async", "command")
 _FAILED, _SKIPPED = 1, 2  # what upset a step: bits
+_SPECIAL, _POOLED = 1, 2  # a step that does not simply start once nothing holds it
+
+_spec_of, _name_of = attrgetter("spec"), attrgetter("name")
+_is_direct = attrgetter("direct")
 
 
 class Inbox(Protocol):
@@ -52,7 +71,7 @@ class Inbox(Protocol):
 
 @final
 class Stored:
-    """A result that is still text, as the journal keeps it."""
+    """A result that is text, as the journal keeps it."""
 
     __slots__ = ("text",)
 
@@ -94,6 +113,9 @@ class Scheduler:
         self.waits: list[int] = []
         self.successors: list[list[int]] = []
         self.results: list[Any] = []
+        # Results that are still text, as the journal keeps them: most are never looked
+        # at again. Without a journal there are none.
+        self.texts: list[str | None] = []
         self.tries: list[int] = []
         self.priority: list[float] = []
         self.started = array("d")
@@ -106,7 +128,7 @@ class Scheduler:
         self.final = ""  # the run's state once it is over
         self._executor_of = executor_of
         self._now = now
-        self._durations = dict(durations or {})
+        self._durations = durations or {}
         self._journal = journal
         self._info = info
         self._listener = listener
@@ -119,9 +141,11 @@ class Scheduler:
         self._cache_rows: list[tuple[str, str]] = []
         self._approved = {*approve, *(past.approved if past else ())}
         self._past = past
+        self._stored = False  # whether some results are still text
         self._stay = stay
         self._batching = batching
         self._special = bytearray()
+        self._earlier = bytearray()  # 1 for what succeeded before this resume
         self._kinds: set[str] = set()
         self._group: list[int] | None = None
         self._groups = 0
@@ -151,12 +175,19 @@ class Scheduler:
         """Append a workflow's nodes, whose positions must follow those we have."""
         nodes = workflow.nodes
         shift = len(self.nodes)
+        texts = self._remembered(nodes, known=not shift)
         if shift:
-            graph = compile_graph([[i - shift for i in n.needs] for n in nodes])
+            own = [[i - shift for i in n.needs] for n in nodes]
+            graph = compile_graph(own, _which(texts))
+        elif texts:
+            graph = compile_graph([n.needs for n in nodes], _which(texts))
         else:
             graph = workflow.graph()
+        keys = list(map(id, map(_spec_of, nodes)))
+        specs = dict(zip(keys, map(_spec_of, nodes), strict=True))
         if priorities is None:
-            priorities = bottom_levels(graph, self._estimates(nodes))
+            times = self._estimates(nodes, keys, specs)
+            priorities = bottom_levels(graph, times)
         count = len(nodes)
         self.nodes += nodes
         self.waits += graph.waits
@@ -166,23 +197,17 @@ class Scheduler:
         self._grow(count)
         if self._group is not None:
             self._group += [self._groups] * count
-        odd = {
-            key
-            for key, spec in {id(node.spec): node.spec for node in nodes}.items()
-            if self._is_special(spec)
-        }
-        self._special[shift:] = bytes(
-            [
-                n.when is not True or n.mapping is not None or id(n.spec) in odd
-                for n in nodes
-            ]
-        )
+        marks = {key: self._mark(spec) for key, spec in specs.items()}
+        self._special[shift:] = bytes(map(marks.__getitem__, keys))
+        for index in compress(range(count), map(not_, map(_is_direct, nodes))):
+            if nodes[index].when is not True or nodes[index].mapping is not None:
+                self._special[shift + index] = _SPECIAL
         if shift or len(workflow.index) != count:
-            names = [n.name for n in nodes]
+            names = map(_name_of, nodes)
             self.index.update(zip(names, range(shift, shift + count), strict=False))
         else:
             self.index = workflow.index.copy()
-        self._recall(shift)
+        self._recall(shift, texts)
         state, waits = self.state, self.waits
         self._arrived += [
             i for i in range(shift, len(self.nodes)) if not waits[i] and not state[i]
@@ -190,45 +215,59 @@ class Scheduler:
 
     def _grow(self, count: int) -> None:
         self.state += bytes(count)
+        self._earlier += bytes(count)
         self._special += bytes(count)
         self.results += [None] * count
+        if self._journal is not None:
+            self.texts += [None] * count
         self.tries += [0] * count
         self.started.extend([0.0] * count)
         self.ended.extend([0.0] * count)
         self.worker += [""] * count
 
-    def _is_special(self, spec: Spec) -> bool:
+    def _mark(self, spec: Spec) -> int:
+        """Tell how much there is to do before steps of this kind start."""
         self._kinds.add(spec.kind)
         if spec.timeout is not None or spec.once:
             # A queued attempt's clock would run already; and after a crash a `once`
             # step that had only waited its turn would look as if it had begun.
             self._batching = False
-        return spec.kind not in _RUNNABLE or spec.run_on != "success" or spec.cache
+        if spec.kind not in _RUNNABLE or spec.run_on != "success" or spec.cache:
+            return _SPECIAL
+        return _POOLED if spec.pools else 0
 
-    def _estimates(self, nodes: Sequence[Node]) -> list[float]:
+    def _estimates(
+        self, nodes: Sequence[Node], keys: Sequence[int], specs: Mapping[int, Spec]
+    ) -> list[float]:
         known = self._durations
-        if not known and all(node.spec.estimate is None for node in nodes):
-            return [float(n.spec.kind not in ("gate", "barrier")) for n in nodes]
-        times = []
-        for node in nodes:
-            length = known.get(node.name)
-            if length is None:
-                if node.spec.kind in ("gate", "barrier"):
-                    length = 0.0
-                else:
-                    length = 1.0 if node.spec.estimate is None else node.spec.estimate
-            times.append(length)
-        return times
+        guesses = {key: _guess(spec) for key, spec in specs.items()}
+        guessed = map(guesses.__getitem__, keys)
+        if not known:
+            return list(guessed)
+        return list(map(known.get, map(_name_of, nodes), guessed))
 
-    def _recall(self, shift: int) -> None:
-        """Take over what the journal says about steps that are done."""
+    def _remembered(
+        self, nodes: Sequence[Node], *, known: bool = False
+    ) -> list[str | None]:
+        """The results of steps that succeeded earlier; nothing in a new run."""
+        if self._past is None:
+            return []
+        if known:
+            return self._past.texts
+        return list(map(self._past.extra.get, map(_name_of, nodes)))
+
+    def _recall(self, shift: int, texts: list[str | None]) -> None:
+        """Take over what the journal says about the steps from `shift` on."""
         past = self._past
         if past is None:
             return
-        names = [node.name for node in self.nodes[shift:]]
-        self.tries[shift:] = map(past.tries.get, names, repeat(0))
-        texts = list(map(past.succeeded.get, names))
-        self._recall_done(shift, texts)
+        names = list(map(_name_of, self.nodes[shift:]))
+        done = _which(texts)
+        self.tries[shift:] = map(past.tries.get, names, done)
+        self.state[shift:] = done.translate(_TO_SUCCEEDED)
+        self.texts[shift:] = texts
+        self._stored = True
+        self._earlier[shift:] = done
         if not past.decided:
             names = []
         for index, name in enumerate(names, shift):
@@ -248,19 +287,15 @@ class Scheduler:
         # What waits for nothing else now arrives with the other roots: see the callers.
         self._arrived[:] = [i for i in self._arrived if i < shift]
 
-    def _recall_done(self, shift: int, texts: Sequence[str | None]) -> None:
-        """Count steps from `shift` on as done that have a result."""
-        state, results, waits = self.state, self.results, self.waits
-        reasons, successors = self.reasons, self.successors
-        for index, text in enumerate(texts, shift):
-            if text is None:
-                continue
-            state[index] = m.SUCCEEDED
-            if text != "null":
-                results[index] = Stored(text)
-            reasons[index] = "earlier"
-            for other in successors[index]:
-                waits[other] -= 1
+    def _recall_new(self, first: int) -> None:
+        """Do so for steps that this run has just added; they know who waits for them."""
+        texts = self._remembered(self.nodes[first:])
+        self._recall(first, texts)
+        waits, successors = self.waits, self.successors
+        for index, text in enumerate(texts, first):
+            if text is not None:
+                for other in successors[index]:
+                    waits[other] -= 1
 
     # -- the loop -----------------------------------------------------------
 
@@ -327,19 +362,44 @@ class Scheduler:
             room *= min(64, int(0.004 / max(self._mean, 1e-6)))
         room -= len(self._running)
         starts: list[Attempt] = []
-        take = self._dispatcher.take
-        while room > 0:
-            index = take()
-            if index < 0:
-                break
-            attempt = self._attempt(index)
-            if attempt is not None:
-                starts.append(attempt)
-                room -= 1
+        take = self._dispatcher.take_up_to
+        while room > 0 and (indexes := take(room)):
+            before = len(starts)
+            self._attempts(indexes, starts)
+            room -= len(starts) - before
         if not starts and self._arrived:  # preparing one failed at once
             self._settle()
             return self._choose()
         return starts
+
+    def _attempts(self, indexes: list[int], made: list[Attempt]) -> None:
+        """Do what `_attempt` does, for direct steps without a call each."""
+        nodes, results, tries = self.nodes, self.results, self.tries
+        state, running, run_id = self.state, self._running, self.run_id
+        epoch, stored = self._epoch, self._stored
+        began = None if self._silent else self._starts
+        for index in indexes:
+            node = nodes[index]
+            spec = node.spec
+            if stored or not node.direct or spec.wants_ctx or state[index] != READY:
+                attempt = self._attempt(index)
+                if attempt is not None:
+                    made.append(attempt)
+                continue
+            given = []
+            for other in node.needs:
+                given.append(results[other])  # noqa: PERF401 - half the time, for two
+            number = tries[index] = tries[index] + 1
+            attempt = Attempt(
+                run_id, index, node.name, number, spec, given, _NO_KWARGS, False, epoch
+            )
+            state[index] = RUNNING
+            running[index] = attempt
+            made.append(attempt)
+            if began is not None:
+                began.append((node.name, number))
+                if self._listener is not None:
+                    self._tell(node.name, number, "started", self._now())
 
     def _attempt(self, index: int) -> Attempt | None:
         node = self.nodes[index]
@@ -403,22 +463,55 @@ class Scheduler:
 
     def _receive(self) -> None:
         """Wait for something to happen, then take in all that has."""
-        inbox, get, finish = self.inbox, self.inbox.get, self._finish
+        inbox = self.inbox
         if not inbox.qsize():
-            try:
-                self._on(get(True, self._patience()))
-            except Empty:
-                pass
-        for _ in range(inbox.qsize()):
-            item = get()
-            if type(item) is Outcome:
-                finish(item)
-            else:
-                self._obey(*item)
+            with suppress(Empty):
+                self._on(inbox.get(True, self._patience()))
+        if self._silent and self._batching and not self._fair:
+            self._take_in()
+        else:
+            for _ in range(inbox.qsize()):
+                self._on(inbox.get())
         if self._timers or self._deadlines:
             self._tick()
         if self._journal is not None and self._now() >= self._next_poll:
             self._listen()
+
+    def _take_in(self) -> None:
+        """Do what `_finish` does, for plain steps that succeed without a call each."""
+        get, running, results = self.inbox.get, self._running, self.results
+        started, ended, worker = self.started, self.ended, self.worker
+        state, waits, arrived = self.state, self.waits, self._arrived
+        successors, special = self.successors, self._special
+        mean = self._mean
+        for _ in range(self.inbox.qsize()):
+            item = get()
+            if type(item) is not Outcome:
+                self._obey(*item)
+                continue
+            attempt, value, error, began, end, name, _, _ = item
+            index = attempt.index
+            if error is not None or special[index]:
+                self._mean = mean
+                self._finish(item)
+                mean = self._mean
+                continue
+            if running.get(index) is not attempt:
+                continue  # an outcome too late: its attempt was given up
+            del running[index]
+            started[index] = began
+            ended[index] = end
+            worker[index] = name
+            mean += 0.1 * (end - began - mean)
+            if state[index] != RUNNING:
+                self._move(index, SUCCEEDED)  # which raises
+            state[index] = SUCCEEDED
+            results[index] = value
+            for other in successors[index]:
+                left = waits[other] = waits[other] - 1
+                if not left:
+                    arrived.append(other)
+        self._mean = mean
 
     def _patience(self) -> float | None:
         due = [queue[0][0] for queue in (self._timers, self._deadlines) if queue]
@@ -518,19 +611,25 @@ class Scheduler:
     def _settle(self) -> None:
         """See what each arrived step does now. A list, not recursion: chains are long."""
         arrived, special, upset = self._arrived, self._special, self._upset
-        state, priority, push = self.state, self.priority, self._dispatcher.push
+        state = self.state
+        if not upset and self._group is None:
+            # Most steps only become ready; the rest goes through the loop below.
+            plain: list[int] = []
+            rest: list[int] = []
+            for index in arrived:
+                if special[index] or state[index]:
+                    rest.append(index)
+                else:
+                    state[index] = READY
+                    plain.append(index)
+            arrived[:] = rest
+            self._dispatcher.add(plain, self.priority)
         while arrived:
             index = arrived.pop()
             if state[index] != m.PENDING and state[index] != m.WAITING:
                 continue
-            if not special[index] and (not upset or index not in upset):
-                state[index] = m.READY
-                push(
-                    index,
-                    priority[index],
-                    self.nodes[index].spec.pools,
-                    0 if self._group is None else self._group[index],
-                )
+            if special[index] != _SPECIAL and (not upset or index not in upset):
+                self._make_ready(index)
             elif index in self.expanded:
                 self._join(index)
             else:
@@ -643,7 +742,7 @@ class Scheduler:
             for k, part in enumerate(parts)
         ]
         self._grow(count)
-        special = self._is_special(spec)
+        special = self._mark(spec)
         self._special[first:] = bytes([special]) * count
         self.waits += [0] * count
         self.successors += [[index]] * count  # one list for all: nobody adds to it
@@ -657,11 +756,11 @@ class Scheduler:
             self._log(name, 0, "expanded", note=str(count))
         fresh = range(first, first + count)
         if self._past is not None:
-            self._recall(first)
+            self._recall_new(first)
             fresh = [i for i in fresh if not self.state[i]]  # type: ignore[assignment]
         if not self.waits[index]:
             self._arrived.append(index)
-        elif special or spec.pools or self._group is not None:
+        elif special or self._group is not None:
             self._arrived += reversed(fresh)
         else:
             self.state[first:] = bytes(state or m.READY for state in self.state[first:])
@@ -695,25 +794,26 @@ class Scheduler:
 
     # -- values -------------------------------------------------------------
 
+    def reason(self, index: int) -> str:
+        """Return why a step is in its state, where that needs saying."""
+        return self.reasons.get(index, "earlier" if self._earlier[index] else "")
+
     def result(self, index: int) -> Any:
         """Return a step's result, decoded when it came from the journal."""
-        value = self.results[index]
-        if type(value) is Stored:
+        if self._stored and (text := self.texts[index]) is not None:
             assert self._journal is not None
-            value = self.results[index] = self._journal.decode(value.text)
-        return value
+            self.results[index] = self._journal.decode(text)
+            self.texts[index] = None
+        return self.results[index]
 
     def _arguments(self, args: Sequence[Any]) -> list[Any]:
         """Fill in a step's arguments: `_resolve` for the most frequent shapes."""
-        results = self.results
+        result = self.result
         found = []
         for value in args:
             kind = type(value)
             if kind is Ref and not value.path:
-                index = value.index
-                value = results[index]  # noqa: PLW2901
-                if type(value) is Stored:
-                    value = self.result(index)  # noqa: PLW2901
+                value = result(value.index)  # noqa: PLW2901
             elif kind is not str and kind is not int:
                 value = self._resolve(value)  # noqa: PLW2901
             found.append(value)
@@ -786,7 +886,8 @@ class Scheduler:
             text: str | None = None
             if self._journal is not None:
                 if type(value) is Stored:
-                    text = value.text
+                    text = self.texts[index] = value.text
+                    self._stored = True
                 else:
                     try:
                         text = self._journal.encode(name, number, value)
@@ -936,7 +1037,7 @@ class Scheduler:
                 Text(a) if isinstance(a, str) and "${" in a else a for a in args
             )
             # Always: one that fails must not keep the others from being undone.
-            self._is_special(undo)
+            self._mark(undo)
             self.nodes.append(Node(name, _always(undo), args, None, before, before))
             self.index[name] = len(self.nodes) - 1
             before = (len(self.nodes) - 1,)
@@ -949,7 +1050,7 @@ class Scheduler:
         if self._group is not None:
             self._group += [0] * count
         self._cancelling = ""
-        self._recall(first)
+        self._recall_new(first)
         self._arrived += [
             i
             for i in range(first, first + count)
@@ -1028,6 +1129,20 @@ class _Marker:
 
 
 _CHUNK = _Marker()
+
+
+def _which(texts: Sequence[str | None]) -> bytes:
+    """A 1 for each step that has a result."""
+    return bytes([text is not None for text in texts])
+
+
+_TO_SUCCEEDED = bytes([PENDING, SUCCEEDED, *range(2, 256)])
+
+
+def _guess(spec: Spec) -> float:
+    if spec.kind in ("gate", "barrier"):
+        return 0.0
+    return 1.0 if spec.estimate is None else spec.estimate
 
 
 def _always(spec: Spec) -> Spec:

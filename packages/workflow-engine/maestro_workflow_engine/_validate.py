@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from itertools import compress
+from operator import attrgetter, not_
 from typing import TYPE_CHECKING
 
 from ._graph import find_cycle
@@ -18,13 +21,13 @@ def validate(workflow: Workflow) -> None:
 
     A circle raises CycleError, unless there are other problems to tell as well.
     """
+    direct = list(map(_direct, workflow.nodes))
     problems = [
         problem
-        for node in _representatives(workflow)
+        for node in _representatives(workflow.nodes, direct)
         for problem in _node_problems(workflow, node)
     ]
-    needs = [node.needs for node in workflow.nodes]
-    circle = find_cycle(needs, workflow.graph())
+    circle = _circle(workflow, direct)
     if circle:
         names = [workflow.nodes[index].name for index in circle]
         error = CycleError(names, _where(workflow, names[0]))
@@ -44,18 +47,35 @@ def validate(workflow: Workflow) -> None:
         raise DefinitionError(problems)
 
 
-def _representatives(workflow: Workflow) -> list[Node]:
+def _circle(workflow: Workflow, direct: Sequence[bool]) -> list[int]:
+    nodes = workflow.nodes
+    # Direct nodes are made by calls, so each stands after what it needs.
+    odd = compress(range(len(nodes)), map(not_, direct))
+    if all(max(nodes[index].needs, default=-1) < index for index in odd):
+        return []
+    return find_cycle([node.needs for node in nodes], workflow.graph())
+
+
+def _representatives(nodes: Sequence[Node], direct: Sequence[bool]) -> list[Node]:
     """One node of each kind of call: a million equal calls are checked once."""
-    shapes = {
-        (
-            id(node.spec),
-            len(node.args),
-            node.kwargs and (*node.kwargs,),
-            node.mapping is None,
-        ): node
-        for node in workflow.nodes
-    }
-    return list(shapes.values())
+    plain = list(compress(nodes, direct))
+    calls = zip(map(id, map(_spec, plain)), map(len, map(_args, plain)), strict=True)
+    found = list(dict(zip(calls, plain, strict=True)).values())
+    if len(plain) < len(nodes):
+        shapes = {
+            (
+                id(node.spec),
+                len(node.args),
+                node.kwargs and (*node.kwargs,),
+                node.mapping is None,
+            ): node
+            for node in compress(nodes, map(not_, direct))
+        }
+        found += shapes.values()
+    return found
+
+
+_direct, _spec, _args = attrgetter("direct"), attrgetter("spec"), attrgetter("args")
 
 
 def _where(workflow: Workflow, name: str) -> str:
