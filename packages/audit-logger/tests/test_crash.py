@@ -499,6 +499,7 @@ def test_a_limit_on_open_files_is_an_error_and_not_a_loss(make_log):
     assert events(audit) == [*stored, 99]
     assert audit.verify(full=True).ok
 
+
 class Interrupted(BaseException):
     """Raised by a signal handler, as KeyboardInterrupt is."""
 

@@ -21,7 +21,11 @@ from maestro_audit_logger.exporters import (
     exporter,
     names,
 )
-from maestro_audit_logger.exporters._syslog import structured_data
+from maestro_audit_logger.exporters._syslog import (
+    BOM,
+    structured_data,
+    syslog_message,
+)
 
 DATA = Path(__file__).parent / "data"
 NASTY = 'a=b|c\\d"]e\nf\tg é'
@@ -76,16 +80,19 @@ def test_the_ocsf_version_is_a_parameter(audit):
     assert first["metadata"]["version"] == "1.5.0"
 
 
-# RFC 5424 section 6.5, examples 1 and 3, and section 6.2.1.
-def test_the_structured_data_of_rfc_5424():
-    """Example 3's element, and the escapes of section 6.3.3."""
-    made = structured_data(
-        "exampleSDID@32473",
-        {"iut": "3", "eventSource": "Application", "eventID": "1011"},
-    )
-    assert (
-        made == '[exampleSDID@32473 iut="3" eventSource="Application" eventID="1011"]'
-    )
+RFC5424 = json.loads((DATA / "rfc5424.json").read_text("utf-8"))["examples"]
+
+
+@pytest.mark.parametrize("example", RFC5424)
+def test_the_examples_of_rfc_5424_are_made_to_the_byte(example):
+    """All four: with and without structured data, process, message, byte order mark."""
+    message = (BOM if example["bom"] else b"") + example["msg"].encode()
+    made = syslog_message(**example["parts"], message=message)
+    assert made == example["message"].encode()
+
+
+def test_the_escapes_of_rfc_5424():
+    """Section 6.3.3: quotation mark, backslash, closing bracket; NILVALUE."""
     assert structured_data("x@1", {"k": 'a"b\\c]d'}) == r'[x@1 k="a\"b\\c\]d"]'
     assert structured_data("x@1", {}) == "-"
 

@@ -1,9 +1,9 @@
-# ruff: noqa: ISC004 - long constants of the RFC
 """Merkle proofs, signed notes, Ed25519: with vectors that others made."""
 
 import base64
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -49,27 +49,20 @@ NOTE = (
     "— EnochRoot rwz+eBzmZa0SO3NbfRGzPCpDckykFXSdeX+MNtCOXm2/5n2tiOHp+vAF1aGrQ5ovTG01"
     "oOTGwnWLox33WWd1RvMc+QQ=\n"
 )
-# RFC 8032 section 7.1, tests 1 to 3: public key, message, signature.
-RFC8032 = [
-    (
-        "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
-        "",
-        "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bac"
-        "c61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b",
-    ),
-    (
-        "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
-        "72",
-        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e"
-        "458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
-    ),
-    (
-        "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
-        "af82",
-        "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290"
-        "ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
-    ),
-]
+# The example of C2SP's signed-note.md: its text has an empty line in it.
+POEM = (
+    "Ognuno sta solo sul cuor della terra\n"
+    "trafitto da un raggio di sole:\n"
+    "\n"
+    "ed è subito sera.\n"
+    "\n"
+    "— quasimodo.example/salvatore NnugSzTjtVAewIS+Z/iJhUPeFDkO/5QQ2i5ddnGITLlC+EhfLW9o"
+    "JKONrMouFSQU0xMcXxj99ihAQwaqP3ZekRwNtIc=\n"
+)
+# RFC 8032 section 7.1, tests 1 to 3 are among them.
+ED25519 = json.loads(
+    (Path(__file__).parent / "data" / "ed25519.json").read_text("utf-8")
+)["vectors"]
 
 
 def nodes_of(leaves):
@@ -187,20 +180,23 @@ def test_an_inner_node_is_no_leaf():
     assert leaf_hash(left + right) != node_hash(left, right)
 
 
-def test_the_rfc_8032_vectors():
-    """Good signatures pass, with one bit changed they fail."""
-    for public, message, signature in RFC8032:
-        key, text = bytes.fromhex(public), bytes.fromhex(message)
-        good = bytes.fromhex(signature)
+def test_the_ed25519_vectors():
+    """Good signatures pass, with one bit changed they fail; the file has the source."""
+    assert len(ED25519) == 33
+    for number, vector in enumerate(ED25519):
+        key, text, good = (bytes.fromhex(value) for value in vector.values())
         assert ed25519_verify(key, text, good)
-        assert not ed25519_verify(key, text + b"x", good)
-        assert not ed25519_verify(key, text, good[:-1] + bytes([good[-1] ^ 1]))
-        assert not ed25519_verify(key, text, good[:63])
+        at = number % 64
+        bad = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+        assert not ed25519_verify(key, text, bad)
+        if number < 4:
+            assert not ed25519_verify(key, text + b"x", good)
+            assert not ed25519_verify(key, text, good[:63])
 
 
 def test_a_scalar_over_the_group_order_is_refused():
     """RFC 8032 section 5.1.7: otherwise every signature has twins."""
-    public, message, signature = RFC8032[0]
+    public, message, signature = ED25519[0].values()
     order = 2**252 + 27742317777372353535851937790883648493
     raw = bytes.fromhex(signature)
     twin = raw[:32] + (int.from_bytes(raw[32:], "little") + order).to_bytes(
@@ -231,6 +227,16 @@ def test_the_signed_note_of_the_go_authors():
         verify_note(changed, keys)
     with pytest.raises(UntrustedNote, match="none given"):
         verify_note(note, [])
+
+
+def test_the_signed_note_of_c2sp():
+    """The last empty line ends the text; the note is written back as it was."""
+    note = parse_note(POEM)
+    assert note.text == POEM[: POEM.index("—") - 1]
+    assert [s.name for s in note.signatures] == ["quasimodo.example/salvatore"]
+    assert note.signatures[0].key_id == bytes.fromhex("367ba04b")
+    assert len(note.signatures[0].value) == 64
+    assert str(note) == POEM
 
 
 @pytest.mark.parametrize(

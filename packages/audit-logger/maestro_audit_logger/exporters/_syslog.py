@@ -15,6 +15,7 @@ from maestro_audit_logger.exporters._json import client_address
 from maestro_audit_logger.exporters._siem import CefExporter
 
 LOG_AUDIT = 13  # the facility of RFC 5424 table 1
+BOM = b"\xef\xbb\xbf"  # says that MSG is UTF-8 (RFC 5424 section 6.4)
 _SEVERITY = {"success": 6, "failure": 4, "denied": 4}
 _NOT_PRINTABLE = re.compile(r"[^!-~]")
 _NOT_SD_NAME = re.compile(r'[^!-~]|[="\]]')
@@ -52,8 +53,8 @@ class SyslogExporter:
             raise ValueError(
                 f"framing: expected 'octet-counting' or 'newline', got {framing!r}"
             )
-        self._host = header_field(hostname or socket.gethostname(), 255)
-        self._app = header_field(app_name, 48)
+        self._host = hostname or socket.gethostname()
+        self._app = app_name
         self._facility = facility
         self._sd_id = f"audit@{enterprise_id}"
         self._cef = CefExporter() if payload == "cef" else None
@@ -72,7 +73,6 @@ class SyslogExporter:
 
     def encode(self, event: Event) -> bytes:
         """Return one message without framing."""
-        priority = self._facility * 8 + _SEVERITY.get(event.outcome, 5)
         fields = {
             "seq": str(event.seq),
             "leaf": event.leaf_hash,
@@ -86,14 +86,18 @@ class SyslogExporter:
                 "resourceType": event.resource.type,
                 "resource": event.resource.id,
             }
-        data = structured_data(self._sd_id, {k: v for k, v in fields.items() if v})
-        head = (
-            f"<{priority}>1 {event.ts} {self._host} {self._app} {os.getpid()} "
-            f"{header_field(event.action, 32)} {data} "
-        )
         message = self._cef.encode(event) if self._cef else event.raw.decode("ascii")
-        # The BOM says that MSG is UTF-8 (RFC 5424 section 6.4).
-        return head.encode() + b"\xef\xbb\xbf" + message.encode()
+        return syslog_message(
+            facility=self._facility,
+            severity=_SEVERITY.get(event.outcome, 5),
+            timestamp=event.ts,
+            hostname=self._host,
+            app_name=self._app,
+            procid=str(os.getpid()),
+            msgid=event.action,
+            data=[(self._sd_id, {k: v for k, v in fields.items() if v})],
+            message=BOM + message.encode(),
+        )
 
 
 @final
@@ -157,6 +161,33 @@ class SyslogSender:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def syslog_message(
+    *,
+    facility: int,
+    severity: int,
+    timestamp: str,
+    hostname: str,
+    app_name: str,
+    procid: str,
+    msgid: str,
+    data: Iterable[tuple[str, dict[str, str]]],
+    message: bytes,
+) -> bytes:
+    """Return one message as RFC 5424 section 6 has it; no MSG when it is empty."""
+    head = " ".join(
+        [
+            f"<{facility * 8 + severity}>1",
+            timestamp,
+            header_field(hostname, 255),
+            header_field(app_name, 48),
+            header_field(procid, 128),
+            header_field(msgid, 32),
+            "".join(structured_data(*element) for element in data) or "-",
+        ]
+    ).encode()
+    return head + b" " + message if message else head
 
 
 def structured_data(name: str, fields: dict[str, str]) -> str:
