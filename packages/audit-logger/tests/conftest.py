@@ -88,3 +88,12 @@ def vectors():
     if not path.is_dir():
         pytest.skip("the RFC 6962 vectors are not beside the repository")
     return path
+
+
+@pytest.fixture
+def ed25519():
+    """The class `Ed25519Signer`, where its extra is installed."""
+    pytest.importorskip("cryptography", reason="needs [crypto]")
+    from maestro_audit_logger import Ed25519Signer
+
+    return Ed25519Signer

@@ -255,7 +255,9 @@ def run(capsys, *arguments):
     return code, shown.out, shown.err
 
 
-def test_the_command_from_init_to_check_proof(folder, tmp_path, capsys, make_log):
+def test_the_command_from_init_to_check_proof(
+    folder, tmp_path, capsys, make_log, ed25519
+):
     """Keys, a log, a signed checkpoint, a proof that a stranger checks."""
     code, key, _ = run(capsys, "keygen", tmp_path / "key", "--name", "app.example")
     assert code == 0

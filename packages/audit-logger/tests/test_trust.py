@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maestro_audit_logger import (
-    Ed25519Signer,
     InvalidNote,
     InvalidProof,
     LogDamaged,
@@ -205,10 +204,10 @@ def test_a_scalar_over_the_group_order_is_refused():
     assert not ed25519_verify(bytes.fromhex(public), bytes.fromhex(message), twin)
 
 
-def test_our_verifier_agrees_with_cryptography():
+def test_our_verifier_agrees_with_cryptography(ed25519):
     """Keys and signatures that another implementation made."""
     for number in range(5):
-        signer = Ed25519Signer.generate("k")
+        signer = ed25519.generate("k")
         text = b"x" * number
         assert ed25519_verify(signer.public.public, text, signer.sign(text))
         assert not ed25519_verify(signer.public.public, text + b"y", signer.sign(text))
@@ -291,12 +290,12 @@ def test_malformed_keys_are_refused(key):
 
 
 def test_an_ed25519_log_is_verified_with_the_public_key_alone(
-    make_log, folder, tmp_path
+    make_log, folder, tmp_path, ed25519
 ):
     """Save and load the key; a stranger's key fails."""
-    signer = Ed25519Signer.generate("app.example/audit")
+    signer = ed25519.generate("app.example/audit")
     signer.save(tmp_path / "key")
-    loaded = Ed25519Signer.load(tmp_path / "key")
+    loaded = ed25519.load(tmp_path / "key")
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     with make_log(signer=loaded) as audit:
         for _ in range(300):
@@ -306,14 +305,14 @@ def test_an_ed25519_log_is_verified_with_the_public_key_alone(
     assert report.ok
     assert report.anchored
     assert report.signed_by == ("app.example/audit",)
-    other = Ed25519Signer.generate("app.example/audit")
+    other = ed25519.generate("app.example/audit")
     assert not verify_log(folder, keys=[str(other.public)]).ok
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 600])
-def test_every_record_can_be_proven(make_log, folder, count):
+def test_every_record_can_be_proven(make_log, folder, count, ed25519):
     """Against a signed checkpoint, by a stranger with the line and the key."""
-    signer = Ed25519Signer.generate("app.example/audit")
+    signer = ed25519.generate("app.example/audit")
     with make_log(signer=signer) as audit:
         audit.record_many({"action": "a.b", "data": {"n": n}} for n in range(count))
         keys = [str(signer.public)]
@@ -349,9 +348,9 @@ def test_proofs_say_what_is_wrong_with_them(make_log, folder):
     assert check_proof(extra, line).size == 21
 
 
-def test_growth_is_proven_between_two_checkpoints(make_log, folder):
+def test_growth_is_proven_between_two_checkpoints(make_log, folder, ed25519):
     """RFC 6962 consistency from the tiles on disk; checked from the notes alone."""
-    signer = Ed25519Signer.generate("app.example/audit")
+    signer = ed25519.generate("app.example/audit")
     keys = [str(signer.public)]
     audit = make_log(signer=signer)
     audit.record_many({"action": "a.b"} for _ in range(300))
@@ -365,7 +364,7 @@ def test_growth_is_proven_between_two_checkpoints(make_log, folder):
     with pytest.raises(InvalidProof, match="of one log"):
         check_consistency(old.replace("app.", "any."), new, steps, keys=[])
     with pytest.raises(UntrustedNote):
-        stranger = Ed25519Signer.generate("app.example/audit")
+        stranger = ed25519.generate("app.example/audit")
         check_consistency(old, new, steps, keys=[str(stranger.public)])
     with pytest.raises(InvalidProof):
         prove_consistency(folder, 702)
