@@ -1,11 +1,12 @@
 """Runs inside a clean environment: does what pip installed work?
 
-Usage: python -I _smoke.py DISTRIBUTION VERSION MODULE STRICT SCRIPTS
+Usage: python -I _smoke.py STRICT SCRIPTS DISTRIBUTION VERSION MODULE ...
 
-Imports the module, looks up every public name and, with SCRIPTS=1, asks every
-command of the package for its help. A name that needs an extra may say so with
-an ImportError that names the install line, unless STRICT is 1. Prints a JSON
-list of what is wrong.
+For each distribution: imports the module in a process of its own, looks up every
+public name and, with SCRIPTS=1, asks every command of the package for its help. A
+name that needs an extra may say so with an ImportError that names the install
+line, unless STRICT is 1. Prints a JSON list of what is wrong for each, in the
+order given.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import importlib
 import importlib.metadata
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,10 +69,34 @@ def ask_help(command: str) -> str | None:
     return f"{command} --help: exit code {done.returncode}: {said[-1] if said else ''}"
 
 
+def in_a_fork(
+    name: str, version: str, module: str, *, strict: bool, scripts: bool
+) -> list[str]:
+    """Return `faults`, found in a child: an import must not lean on an earlier one."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        with contextlib.redirect_stdout(io.StringIO()):  # an import may print
+            found = faults(name, version, module, strict=strict, scripts=scripts)
+        with os.fdopen(writer, "w", encoding="utf-8") as answer:
+            json.dump(found, answer)
+        os._exit(0)  # what an import has registered for the exit is not our subject
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as answer:
+        text = answer.read()
+    _, status = os.waitpid(child, 0)
+    if status or not text:
+        return [f"import {module} ended the process, status {status}"]
+    wrong: list[str] = json.loads(text)
+    return wrong
+
+
 if __name__ == "__main__":
-    given, wanted, imports, be_strict, with_scripts = sys.argv[1:]
-    with contextlib.redirect_stdout(io.StringIO()):  # an import may print
-        wrong = faults(
-            given, wanted, imports, strict=be_strict == "1", scripts=with_scripts == "1"
-        )
-    print(json.dumps(wrong))
+    be_strict, with_scripts, *given = sys.argv[1:]
+    triples = [given[i : i + 3] for i in range(0, len(given), 3)]
+    found = [
+        in_a_fork(*triple, strict=be_strict == "1", scripts=with_scripts == "1")
+        for triple in triples
+    ]
+    print(json.dumps(found))

@@ -6,6 +6,7 @@ check-wheel-contents looks for files that do not belong into a wheel, and
 """
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -13,23 +14,109 @@ from collections.abc import Sequence
 from email.parser import HeaderParser
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from maestro_release.build import Artefact
+from maestro_release.build import Artefact, last_line
 from maestro_release.errors import GateFailed
+from maestro_release.workspace import Package
 
-BIN = Path(sys.executable).parent
+CHILD = Path(__file__).with_name("_gates.py")
 GATES = ("twine", "check-wheel-contents")
 
 
-def check(artefacts: Sequence[Artefact], passed: Path | None = None) -> int:
+class Gates:
+    """The two programs, in one child process that may be started early.
+
+    Importing them takes longer than checking: started beside the build, they
+    are ready when the files are.
+    """
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End a child that was not needed."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+    def start(self) -> None:
+        """Start the child; it waits for files."""
+        if self._child is None:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", str(CHILD)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                # Their lines must not be folded or coloured.
+                env=os.environ | {"NO_COLOR": "1", "COLUMNS": "1000"},
+            )
+
+    def complaints(self, artefacts: Sequence[Artefact]) -> list[str]:
+        """Pass files through both programs; return what they complain about.
+
+        Raises:
+            GateFailed: the child broke.
+        """
+        self.start()
+        assert self._child is not None
+        child, self._child = self._child, None
+        wanted = {
+            "files": [str(a.path) for a in artefacts],
+            "wheels": [str(a.path) for a in artefacts if a.kind == "wheel"],
+        }
+        answer, trouble = child.communicate(json.dumps(wanted))
+        try:
+            results = json.loads(answer)
+        except ValueError:
+            raise GateFailed(
+                f"the gates ended with code {child.returncode}: {last_line(trouble)}"
+            ) from None
+        found = []
+        for gate, (passed, said) in results.items():
+            if not passed:
+                found.append(f"  {gate}:")
+                found += [f"    {line}" for line in said.splitlines() if telling(line)]
+        return found
+
+
+def likely(packages: Sequence[Package], passed: Path) -> bool:
+    """Tell whether sources are newer than the last note of what passed.
+
+    Only a guess, to start the gates early: the hashes decide.
+    """
+    try:
+        noted = passed.stat().st_mtime
+    except OSError:
+        return True
+    return any(
+        file.stat().st_mtime > noted
+        for package in packages
+        for file in (*package.folder.glob("*.*"), *package.folder.glob("*/*.py"))
+    )
+
+
+def check(
+    artefacts: Sequence[Artefact],
+    passed: Path | None = None,
+    gates: Gates | None = None,
+) -> int:
     """Pass the files through all gates; return how many had to be looked at.
 
     Args:
         artefacts: what was built.
         passed: a file that remembers the hashes that passed these versions of
             the gates, so that the same bytes are not checked twice.
+        gates: the programs, when they were started before.
 
     Raises:
         GateFailed: names each file and what is wrong with it.
@@ -39,39 +126,13 @@ def check(artefacts: Sequence[Artefact], passed: Path | None = None) -> int:
     if not fresh:
         return 0
     complaints = [c for a in fresh if a.kind == "wheel" for c in requirement_faults(a)]
-    complaints += run_gates(fresh)
+    with gates or Gates() as programs:
+        complaints += programs.complaints(fresh)
     if complaints:
         raise GateFailed("the files do not pass:\n" + "\n".join(complaints))
     if passed is not None:
         write_passed(passed, known | {a.sha256 for a in fresh})
     return len(fresh)
-
-
-def run_gates(artefacts: Sequence[Artefact]) -> list[str]:
-    """Run the two programs side by side; return what they complain about."""
-    wheels = [str(a.path) for a in artefacts if a.kind == "wheel"]
-    commands = [["twine", "check", "--strict", *(str(a.path) for a in artefacts)]]
-    if wheels:
-        commands.append(["check-wheel-contents", "--no-config", *wheels])
-    running = [
-        subprocess.Popen(
-            [str(BIN / command[0]), *command[1:]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-        )
-        for command in commands
-    ]
-    complaints = []
-    for command, process in zip(commands, running, strict=True):
-        output, _ = process.communicate()
-        if process.returncode:
-            complaints.append(f"  {command[0]}:")
-            complaints += [
-                f"    {line}" for line in output.splitlines() if telling(line)
-            ]
-    return complaints
 
 
 def telling(line: str) -> bool:
@@ -104,7 +165,7 @@ def requirements(wheel: Path) -> list[str]:
     return [str(value) for value in metadata.get_all("Requires-Dist", [])]
 
 
-def gates() -> str:
+def versions() -> str:
     """Return the versions of the gates: a new one looks at every file again."""
     return " ".join(f"{gate}=={version(gate)}" for gate in GATES)
 
@@ -115,7 +176,9 @@ def read_passed(file: Path | None) -> frozenset[str]:
         return frozenset()
     try:
         noted = json.loads(file.read_text(encoding="utf-8"))
-        return frozenset(noted["sha256"]) if noted["gates"] == gates() else frozenset()
+        return (
+            frozenset(noted["sha256"]) if noted["gates"] == versions() else frozenset()
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return frozenset()
 
@@ -124,6 +187,6 @@ def write_passed(file: Path, hashes: frozenset[str]) -> None:
     """Note the hashes that passed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    noted = {"gates": gates(), "sha256": sorted(hashes)}
+    noted = {"gates": versions(), "sha256": sorted(hashes)}
     partial.write_text(json.dumps(noted, indent=1), encoding="utf-8")
     partial.replace(file)

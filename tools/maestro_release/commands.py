@@ -7,7 +7,6 @@ from typing import Any
 
 from maestro_release import audit, proving, release, undo
 from maestro_release.build import Artefact
-from maestro_release.bump import apply, proposals, tag_released
 from maestro_release.errors import GateFailed, UsageFault
 from maestro_release.index import Index
 from maestro_release.journal import Journal
@@ -15,7 +14,6 @@ from maestro_release.lock import release_lock
 from maestro_release.plan import Plan, version_of
 from maestro_release.report import Report, count
 from maestro_release.settings import Settings, read_settings
-from maestro_release.versions import left_behind
 from maestro_release.workspace import Workspace
 
 Value = dict[str, Any]
@@ -115,6 +113,9 @@ def verify(args: argparse.Namespace, workspace: Workspace, report: Report) -> Va
 
 def bump(args: argparse.Namespace, workspace: Workspace, report: Report) -> Value:
     """Propose versions; with --write, write them and the changelogs."""
+    from maestro_release.bump import apply, proposals
+    from maestro_release.versions import left_behind
+
     packages = release.chosen(workspace, args.packages)
     today = read_date(args.date)
     found = proposals(workspace.root, packages)
@@ -165,6 +166,8 @@ def read_date(text: str | None) -> str:
 
 def tag(args: argparse.Namespace, workspace: Workspace, report: Report) -> Value:
     """Tag what is published."""
+    from maestro_release.bump import tag_released
+
     found = release.plan_command(
         workspace, settings_of(workspace), args.packages, report, args.wait
     )
@@ -203,13 +206,20 @@ def status(args: argparse.Namespace, workspace: Workspace, report: Report) -> Va
     for begun in half:
         what = ", ".join(f"{name} {version}" for name, version in begun.versions)
         report.line(
-            f"half done since {begun.began}: {what}; finish it with `publish`, "
+            f"half done since {begun.began}: {what}, {len(begun.uploaded)} of "
+            f"{count(len(begun.files), 'file')} acknowledged; finish it with `publish`, "
             "take it back with `delete --half-done --yes`"
         )
     return {
         "packages": value,
         "half_done": [
-            {"release": b.id, "began": b.began, "files": list(b.files)} for b in half
+            {
+                "release": b.id,
+                "began": b.began,
+                "files": list(b.files),
+                "uploaded": list(b.uploaded),
+            }
+            for b in half
         ],
     }
 

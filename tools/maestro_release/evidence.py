@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
+from typing import TYPE_CHECKING, Any
 
 from maestro_release.errors import VerifyFailed
 from maestro_release.git import Commit
 from maestro_release.plan import PlannedFile
-from maestro_release.signing import opened, signed
 from maestro_release.verify import Installed
 from maestro_release.workspace import Package
+
+if TYPE_CHECKING:  # cryptography takes 0.1 s, and most commands sign nothing
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
 
 RELEASE, SBOM, PROVENANCE = "release.json", "sbom.cdx.json", "provenance.json"
 NAMES = (RELEASE, SBOM, PROVENANCE)
@@ -45,6 +45,17 @@ class Checked:
     key: str  # id of the key that signed
 
 
+def load() -> None:
+    """Import what writing evidence needs, ahead of time."""
+    import cyclonedx.contrib.this.builders
+    import cyclonedx.output.json
+    import packageurl
+
+    import maestro_release.signing
+
+    _ = (cyclonedx, packageurl, maestro_release.signing)
+
+
 def folder_of(dist: Path, name: str, release: str) -> Path:
     """Return where the evidence of a version stands."""
     return dist / "evidence" / f"{name}-{release}"
@@ -58,7 +69,7 @@ def write_evidence(
     brings: Sequence[Installed],
     commit: Commit | None,
     index: str,
-    key: Ed25519PrivateKey,
+    key: "Ed25519PrivateKey",
     now: datetime | None = None,
 ) -> dict[str, bytes]:
     """Write the three files of one package; return them by name.
@@ -73,6 +84,8 @@ def write_evidence(
         key: signs the statement.
         now: the time to write down.
     """
+    from maestro_release.signing import signed
+
     at = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     release = encoded(release_record(package, files, commit, index, at))
     bom = bill_of_materials(package, brings)
@@ -223,7 +236,7 @@ def check_evidence(
     name: str,
     release: str,
     published: Mapping[str, str],
-    trusted: Mapping[str, Ed25519PublicKey],
+    trusted: "Mapping[str, Ed25519PublicKey]",
 ) -> Checked:
     """Check the evidence of a version against what the index delivers.
 
@@ -237,6 +250,8 @@ def check_evidence(
     Raises:
         VerifyFailed: says what does not fit.
     """
+    from maestro_release.signing import opened
+
     what = f"the evidence of {name} {release}"
     missing = [file for file in NAMES if file not in contents]
     if missing:
@@ -253,6 +268,8 @@ def check_evidence(
             raise VerifyFailed(f"it is about {parameters}")
         if statement["_type"] != STATEMENT or statement["predicateType"] != PREDICATE:
             raise VerifyFailed(f"it is a {statement['predicateType']}, not provenance")
+        if byproducts.keys() != {RELEASE, SBOM}:
+            raise VerifyFailed(f"it binds {', '.join(byproducts) or 'nothing'}")
         for file, wanted in byproducts.items():
             if digest(contents[file]) != wanted:
                 raise VerifyFailed(f"{file} was changed after it was signed")

@@ -6,7 +6,7 @@ nothing the file is downloaded and hashed.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -111,13 +111,8 @@ class Index:
 
     @property
     def upload_url(self) -> str:
-        """Where twine sends files."""
+        """Where files are sent to."""
         return f"{self.url}/repository/{self._settings.hosted}/"
-
-    @property
-    def upload_timeout(self) -> float:
-        """Seconds without progress until an upload is given up."""
-        return self._settings.upload_timeout
 
     @property
     def install_url(self) -> str:
@@ -210,6 +205,45 @@ class Index:
         response = self.request("GET", file.url, accept="*/*")
         self._expect(response, requests.codes.ok)
         return response.content
+
+    def expect_password(self) -> None:
+        """Return when there is somebody to upload as.
+
+        Raises:
+            IndexFault: user or password is not known.
+        """
+        if not (self.user and self.password):
+            raise IndexFault(
+                f"no user and password for {self.url}: set MAESTRO_INDEX_USER and "
+                "MAESTRO_INDEX_PASSWORD, or a section [maestro] in .pypirc"
+            )
+
+    def upload(
+        self, filename: str, content: bytes, fields: Sequence[tuple[str, str]]
+    ) -> requests.Response:
+        """Send one file as twine does; return the answer, whatever it says.
+
+        Raises:
+            IndexUnreachable: none came; the index may have the file all the same.
+        """
+        assert self.user is not None
+        assert self.password is not None
+        limit = self._settings.upload_timeout
+        try:
+            return self._session.post(
+                self.upload_url,
+                data=list(fields),
+                files={"content": (filename, content, "application/octet-stream")},
+                auth=(self.user, self.password),
+                timeout=limit,
+                allow_redirects=False,  # a POST would become a GET
+            )
+        except requests.Timeout as error:
+            text = f"{self.url} took no data for {limit:.0f} s"
+            raise IndexUnreachable(text) from error
+        except requests.RequestException as error:
+            text = f"the connection to {self.url} broke ({reason(error)})"
+            raise IndexUnreachable(text) from error
 
     def put_raw(self, path: str, content: bytes) -> None:
         """Store a file in the raw repository.
@@ -321,7 +355,9 @@ class Index:
             f"browse, read, add and edit on {self.hosted}",
             404: f"has no repository {self.hosted!r} (404): check the names in "
             "tools/release.yaml",
+            301: f"sends us elsewhere: is {self.url} the right address?",
             413: "takes no file of this size (413): raise its limit",
+            302: f"sends us elsewhere: is {self.url} the right address?",
             507: "has no space left (507): make room and run the same command again",
         }.get(status)
         if explained is None:

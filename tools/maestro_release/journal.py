@@ -27,6 +27,7 @@ class HalfDone:
     began: str
     versions: tuple[tuple[str, str], ...]  # package and version
     files: tuple[str, ...]  # the files that it meant to upload
+    uploaded: tuple[str, ...] = ()  # those whose upload was acknowledged
 
 
 class Journal:
@@ -66,9 +67,12 @@ class Journal:
     def half_done(self, index: str) -> tuple[HalfDone, ...]:
         """Return the releases to this index that began and did not end."""
         began: dict[str, dict[str, Any]] = {}
+        uploaded: dict[str, list[str]] = {}
         for line in self.lines():
             if line.get("event") == "begin":
                 began[line["release"]] = line
+            elif line.get("event") == "file":
+                uploaded.setdefault(line["release"], []).append(line["filename"])
             elif line.get("event") == "end":
                 began.pop(line["release"], None)
         return tuple(
@@ -80,6 +84,7 @@ class Journal:
                     dict.fromkeys((f["package"], f["version"]) for f in line["files"])
                 ),
                 files=tuple(f["filename"] for f in line["files"]),
+                uploaded=tuple(uploaded.get(line["release"], ())),
             )
             for line in began.values()
             if line["index"] == index

@@ -1,9 +1,8 @@
 """One release at a time in a checkout.
 
-The lock is a flock on dist/.lock. It is held through a file descriptor that
-the uploading child inherits: when the release is killed while the child still
-uploads, the next release waits until the child is done, and then sees what it
-uploaded.
+The lock is a flock on dist/.lock, so that a kill frees it. An upload that was
+under way then may still arrive at the index after the lock is free; the next
+release finds the same bytes there, before its own upload or as the answer to it.
 """
 
 import fcntl
@@ -21,8 +20,8 @@ PAUSE = 0.1  # seconds between two tries
 @contextmanager
 def release_lock(
     folder: Path, *, wait: float, waiting: Callable[[str], None]
-) -> Iterator[int]:
-    """Hold the lock of a checkout; give its file descriptor.
+) -> Iterator[None]:
+    """Hold the lock of a checkout.
 
     Args:
         folder: dist/.
@@ -39,7 +38,7 @@ def release_lock(
         take(descriptor, path, wait, waiting)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield descriptor
+        yield
     finally:
         os.close(descriptor)
 

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.parser import HeaderParser
 
@@ -13,8 +14,7 @@ from maestro_release.errors import UsageFault, VerifyFailed
 from maestro_release.graph import in_order
 from maestro_release.index import Index
 from maestro_release.plan import Plan, version_of
-from maestro_release.report import Report, count
-from maestro_release.signing import trusted_keys
+from maestro_release.report import Report, count, ignore
 from maestro_release.workspace import Package, Workspace
 
 
@@ -40,8 +40,20 @@ def planned_subjects(
                 for f in plan.files
                 if f.package == package.name
             ),
+            within_all=within_all(package),
         )
         for package in packages
+    )
+
+
+def within_all(package: Package) -> frozenset[str]:
+    """Return the extras whose every requirement the extra `all` has too."""
+    extras = dict(package.extras)
+    everything = set(extras.get("all", ()))
+    return frozenset(
+        name
+        for name, requires in extras.items()
+        if name != "all" and set(requires) <= everything
     )
 
 
@@ -82,15 +94,21 @@ def prove_quickly(
         step.summary = (
             f"{count(sum(len(s.files) for s in subjects), 'file')} in {index.group}"
         )
-    with verify.proof(index, subjects, everyone) as place:
-        with report.step("install", len(subjects)) as step:
-            place.bare(step)
-            step.summary = f"{count(len(subjects), 'package')} by pip, imported"
-        extras = sum(len(s.extras) for s in subjects)
-        with report.step("extras", extras) as step:
-            brings = place.resolve_extras(step)
-            tool = "uv" if verify.find_uv() else "pip"
-            step.summary = f"{count(extras, 'extra')} resolved by {tool}"
+    extras = sum(len(s.extras) for s in subjects)
+    tool = "uv" if verify.find_uv() else "pip"
+    # Side by side: both wait for other processes and for the index.
+    with (
+        verify.proof(index, subjects, everyone) as place,
+        report.step("install", len(subjects)) as step,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        resolving = pool.submit(place.resolve_extras, ignore)
+        place.bare(step)
+        brings = resolving.result()
+        step.summary = (
+            f"{count(len(subjects), 'package')} by pip, imported; "
+            f"{count(extras, 'extra')} resolved by {tool}"
+        )
     return brings
 
 
@@ -174,6 +192,8 @@ def check_signed(
     workspace: Workspace, index: Index, subject: verify.Subject
 ) -> evidence.Checked | None:
     """Check the evidence of a version, from dist/ or the raw repository."""
+    from maestro_release.signing import trusted_keys
+
     folder = evidence.folder_of(workspace.dist, subject.name, subject.version)
     contents = evidence.read_evidence(folder)
     if not contents and index.raw:

@@ -1,19 +1,15 @@
 """Upload what a plan names, and nothing else.
 
-Twine sends the files: one process, in the plan's order. It stops at the first
-refusal. Whatever it says, the index is asked afterwards: a file that stands
-there with the planned hash is published, whoever put it there and however the
-answer got lost.
+A few files at once, each package after those that it needs, so that at no
+moment the index offers a package whose sibling is missing. Whatever an answer
+says, or when none comes, the index is asked: a file that stands there with the
+planned hash is published, whoever put it there and however the answer got lost.
 """
 
-import os
 import queue
-import re
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from maestro_resilience import Retry
@@ -21,10 +17,9 @@ from maestro_resilience import Retry
 from maestro_release.errors import Conflict, Difference, IndexFault, IndexUnreachable
 from maestro_release.index import TRANSIENT, Index
 from maestro_release.plan import Plan, PlannedFile
+from maestro_release.upload import form
 
-STATUS = re.compile(r"HTTPError: (\d{3})")
-UPLOADING = re.compile(r"^Uploading (\S+)$")
-REFUSED_FOR_GOOD = frozenset({401, 403, 404, 413, 507})
+AT_ONCE = 4  # uploads that run side by side
 
 
 class _Interrupted(Exception):
@@ -35,23 +30,13 @@ class _NotListed(IndexFault):
     """The index took a file and does not list it (yet)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How a twine process ended."""
-
-    ok: bool
-    status: int | None = None  # HTTP status of the refusal
-    message: str = ""
-    stalled: bool = False
-
-
 def publish(
     plan: Plan,
     folder: Path,
     index: Index,
     *,
-    keep_open: Sequence[int] = (),
-    progress: Callable[[str], None] = lambda _: None,
+    needs: Mapping[str, Iterable[str]],
+    done: Callable[[PlannedFile], None] = lambda _: None,
 ) -> tuple[PlannedFile, ...]:
     """Upload the files that the index lacks; return them.
 
@@ -59,53 +44,139 @@ def publish(
         plan: what to do; must not hold conflicts.
         folder: where the files stand.
         index: where they go.
-        keep_open: descriptors that the uploading process inherits (the lock).
-        progress: told the name of each file as its upload begins.
+        needs: for each package the packages that must be there before it.
+        done: told each file once the index has it; called by one thread.
 
     Raises:
         Conflict: somebody else published other bytes meanwhile.
         IndexRefused: user, password, rights or space.
-        IndexUnreachable: three attempts ended early; the same command goes on
-            where this one stopped.
+        IndexUnreachable: three attempts at a file ended early; the same command
+            goes on where this one stopped.
     """
     plan.refuse_conflicts()
     wanted = plan.uploads
+    if not wanted:
+        return ()
+    index.expect_password()
+    try:
+        run(wanted, needs, lambda file: send(file, folder, index), done)
+    except _Interrupted as error:
+        published = len(wanted) - len(missing_files(wanted, index))
+        raise IndexUnreachable(
+            f"{error}; {published} of {len(wanted)} files are published, "
+            "run the same command again to upload the rest"
+        ) from error
+    # Nexus may need a moment to write its page anew.
+    Retry(attempts=6, on=_NotListed, wait=0.5).call(expect_listed, wanted, index)
+    return wanted
+
+
+def run(
+    files: Sequence[PlannedFile],
+    needs: Mapping[str, Iterable[str]],
+    send: Callable[[PlannedFile], None],
+    done: Callable[[PlannedFile], None],
+) -> None:
+    """Send files side by side, each package after those it needs.
+
+    After the first failure nothing new begins, what is under way is waited for,
+    and the failure is raised. ^C waits for nothing.
+    """
+    of_package: dict[str, list[PlannedFile]] = {}
+    for file in files:
+        of_package.setdefault(file.package, []).append(file)
+    order = TopologicalSorter(
+        {name: set(needs.get(name, ())) & of_package.keys() for name in of_package}
+    )
+    order.prepare()
+    left = {name: len(found) for name, found in of_package.items()}
+    todo: queue.Queue[PlannedFile | None] = queue.Queue()
+    ended: queue.Queue[tuple[PlannedFile, BaseException | None]] = queue.Queue()
+    for _ in range(min(AT_ONCE, len(files))):
+        # Daemons: when this process is interrupted they must not hold it.
+        threading.Thread(target=work, args=(send, todo, ended), daemon=True).start()
+    running, failure = 0, None
+    while True:
+        for name in order.get_ready() if failure is None else ():
+            for file in of_package[name]:
+                todo.put(file)
+                running += 1
+        if not running:
+            break
+        file, error = ended.get()
+        running -= 1
+        if error is not None:
+            failure = failure or error
+            running -= drain(todo)
+            continue
+        done(file)
+        left[file.package] -= 1
+        if not left[file.package]:
+            order.done(file.package)
+    for _ in range(AT_ONCE):
+        todo.put(None)
+    if failure is not None:
+        raise failure
+
+
+def work(
+    send: Callable[[PlannedFile], None],
+    todo: "queue.Queue[PlannedFile | None]",
+    ended: "queue.Queue[tuple[PlannedFile, BaseException | None]]",
+) -> None:
+    """Send one file after the other until there is None."""
+    while (file := todo.get()) is not None:
+        try:
+            send(file)
+        except BaseException as error:  # handed to the thread that waits
+            ended.put((file, error))
+        else:
+            ended.put((file, None))
+
+
+def drain(todo: "queue.Queue[PlannedFile | None]") -> int:
+    """Take back what no thread has begun; return how much that was."""
+    taken = 0
+    while True:
+        try:
+            todo.get_nowait()
+        except queue.Empty:
+            return taken
+        taken += 1
+
+
+def send(file: PlannedFile, folder: Path, index: Index) -> None:
+    """Upload one file, with some patience.
+
+    Raises:
+        Conflict: the index has other bytes under its name.
+        IndexRefused: the index will not take it.
+        _Interrupted: three attempts ended early.
+    """
+    fields = form(folder / file.filename)
+    content = (folder / file.filename).read_bytes()
 
     def attempt() -> None:
-        missing = missing_files(wanted, index)
-        if not missing:
-            return
-        ending = run_twine(
-            [folder / f.filename for f in missing], index, keep_open, progress
-        )
-        if ending.ok:
-            # Nexus may need a moment to write its page anew.
-            Retry(attempts=6, on=_NotListed, wait=0.5).call(
-                expect_listed, missing, index
-            )
-            return
-        left = missing_files(missing, index)  # raises Conflict on other bytes
-        if not left:
-            return
-        if ending.status in REFUSED_FOR_GOOD:
-            raise index.refusal(ending.status or 0)
-        if ending.status is not None and ending.status not in TRANSIENT:
-            if len(left) < len(missing):
-                raise _Interrupted(ending.message)  # somebody else's file: go on
-            raise index.refusal(ending.status, ending.message)
-        raise _Interrupted(explain(ending, index))
-
-    if wanted:
         try:
-            Retry(attempts=3, on=_Interrupted, wait=[0.5, 2.0]).call(attempt)
-        except _Interrupted as error:
-            left = missing_files(wanted, index)
-            done = len(wanted) - len(left)
-            raise IndexUnreachable(
-                f"{error}; {done} of {len(wanted)} files are published, "
-                "run the same command again to upload the rest"
-            ) from error
-    return wanted
+            response = index.upload(file.filename, content, fields)
+        except IndexUnreachable as error:
+            if missing_files([file], index):
+                raise _Interrupted(str(error)) from error
+            return  # it arrived, only the answer did not
+        if response.ok:
+            return
+        # Not for 401 and 403: who may not write may not be allowed to read.
+        if response.status_code in {401, 403}:
+            raise index.refusal(response.status_code)
+        if not missing_files([file], index):
+            return  # somebody else sent the same bytes, or we did, unheard
+        if response.status_code in TRANSIENT:
+            raise _Interrupted(
+                f"{index.url} answered {response.status_code} to an upload"
+            )
+        raise index.refusal(response.status_code, response.text)
+
+    Retry(attempts=3, on=_Interrupted, wait=[0.5, 2.0]).call(attempt)
 
 
 def missing_files(files: Sequence[PlannedFile], index: Index) -> list[PlannedFile]:
@@ -143,115 +214,3 @@ def expect_listed(files: Sequence[PlannedFile], index: Index) -> None:
         raise _NotListed(
             f"{index.url} took {left[0].filename} but does not list it in {index.hosted}"
         )
-
-
-def run_twine(
-    files: Sequence[Path],
-    index: Index,
-    keep_open: Sequence[int],
-    progress: Callable[[str], None],
-) -> Ending:
-    """Upload files in one process; return how it ended."""
-    command = [
-        *(str(Path(sys.executable).parent / "twine"), "upload"),
-        *("--non-interactive", "--disable-progress-bar"),
-        *("--repository-url", index.upload_url, *map(str, files)),
-    ]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env=twine_environment(index, os.environ),
-        pass_fds=tuple(keep_open),
-    )
-    lines: queue.Queue[str | None] = queue.Queue()
-    reader = threading.Thread(target=read_lines, args=(process, lines), daemon=True)
-    reader.start()
-    said: list[str] = []
-    stalled = False
-    try:
-        while True:
-            try:
-                line = lines.get(timeout=index.upload_timeout)
-            except queue.Empty:
-                stalled = True
-                break
-            if line is None:
-                break
-            said.append(line)
-            if match := UPLOADING.match(line):
-                progress(match[1])
-    finally:
-        if stalled or sys.exc_info()[0] is not None:
-            process.terminate()
-        code = process.wait()
-        reader.join()
-        assert process.stdout is not None
-        process.stdout.close()
-    text = "\n".join(said)
-    refusal = STATUS.search(text)
-    return Ending(
-        ok=code == 0,
-        status=int(refusal[1]) if refusal else None,
-        message=last_error(said),
-        stalled=stalled,
-    )
-
-
-def read_lines(
-    process: subprocess.Popen[str], lines: "queue.Queue[str | None]"
-) -> None:
-    """Pass on what a process says, then None."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line.rstrip())
-    lines.put(None)
-
-
-def twine_environment(index: Index, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment that carries user and password, and no other setting.
-
-    Raises:
-        IndexFault: user or password is not known.
-    """
-    if not (index.user and index.password):
-        raise IndexFault(
-            f"no user and password for {index.url}: set MAESTRO_INDEX_USER and "
-            "MAESTRO_INDEX_PASSWORD, or a section [maestro] in .pypirc"
-        )
-    kept = {
-        k: v
-        for k, v in environ.items()
-        if not k.startswith("TWINE_") or k in {"TWINE_CERT", "TWINE_CLIENT_CERT"}
-    }
-    return kept | {
-        "TWINE_USERNAME": index.user,
-        "TWINE_PASSWORD": index.password,
-        "NO_COLOR": "1",
-        "COLUMNS": "500",  # its lines must not be folded
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONIOENCODING": "utf-8",
-    }
-
-
-def last_error(lines: Sequence[str]) -> str:
-    """Return the last thing twine said about an error."""
-    said = [x.removeprefix("ERROR").strip() for x in lines if x.strip()]
-    errors = [x for x in said if "Error" in x or "error" in x]
-    return (errors or said or ["twine said nothing"])[-1]
-
-
-def explain(ending: Ending, index: Index) -> str:
-    """Say in a sentence why an upload ended early."""
-    if ending.stalled:
-        limit = index.upload_timeout
-        return f"{index.url} took no data for {limit:.0f} s"
-    if ending.status is not None:
-        return f"{index.url} answered {ending.status} to an upload"
-    if "Connection" in ending.message or "Max retries" in ending.message:
-        return f"the connection to {index.url} broke"
-    return f"the upload ended early: {ending.message}"

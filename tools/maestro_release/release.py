@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -13,10 +14,9 @@ from packaging.version import Version
 
 from maestro_release import audit, evidence, git, proving, record
 from maestro_release.build import Artefact, build
-from maestro_release.bump import propose_one
-from maestro_release.check import check
+from maestro_release.check import Gates, check, likely
 from maestro_release.errors import GateFailed
-from maestro_release.graph import in_order
+from maestro_release.graph import in_order, needs
 from maestro_release.index import Index, Server, open_index
 from maestro_release.journal import Journal
 from maestro_release.lock import release_lock
@@ -31,9 +31,10 @@ from maestro_release.plan import (
 from maestro_release.publish import publish
 from maestro_release.report import Report, count
 from maestro_release.settings import Settings
-from maestro_release.signing import signing_key
 from maestro_release.versions import Level, raised
 from maestro_release.workspace import Package, Workspace
+
+CHECKED = "checked.json"  # the hashes that passed the gates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,15 @@ def chosen(workspace: Workspace, names: Sequence[str]) -> tuple[Package, ...]:
     return tuple(p for p in in_order(workspace.packages) if p.name in wanted)
 
 
+@contextmanager
+def gates_for(packages: Sequence[Package], workspace: Workspace) -> Iterator[Gates]:
+    """Give the gates, started already when they will likely be needed."""
+    with Gates() as gates:
+        if likely(packages, workspace.state / CHECKED):
+            gates.start()
+        yield gates
+
+
 def build_step(
     packages: Sequence[Package], workspace: Workspace, report: Report
 ) -> tuple[Artefact, ...]:
@@ -76,11 +86,14 @@ def build_step(
 
 
 def check_step(
-    artefacts: Sequence[Artefact], workspace: Workspace, report: Report
+    artefacts: Sequence[Artefact],
+    workspace: Workspace,
+    report: Report,
+    gates: Gates,
 ) -> None:
     """Pass the gates; files that passed before are not looked at again."""
     with report.step("check") as step:
-        looked_at = check(artefacts, workspace.state / "checked.json")
+        looked_at = check(artefacts, workspace.state / CHECKED, gates)
         known = len(artefacts) - looked_at
         step.summary = (
             f"{count(looked_at, 'file')} passed twine check and check-wheel-contents"
@@ -94,9 +107,12 @@ def build_command(
 ) -> tuple[Artefact, ...]:
     """Build the packages and pass the gates."""
     packages = chosen(workspace, names)
-    with release_lock(workspace.dist, wait=wait, waiting=report.line):
+    with (
+        release_lock(workspace.dist, wait=wait, waiting=report.line),
+        gates_for(packages, workspace) as gates,
+    ):
         artefacts = build_step(packages, workspace, report)
-        check_step(artefacts, workspace, report)
+        check_step(artefacts, workspace, report, gates)
     return artefacts
 
 
@@ -211,6 +227,8 @@ def with_proposals(
     plan: Plan, packages: Sequence[Package], workspace: Workspace
 ) -> Plan:
     """Add, where a version must rise, the version that `bump` would write."""
+    from maestro_release.bump import propose_one  # griffe and tomlkit: 0.1 s
+
     if not git.is_repository(workspace.root):
         return plan
     by_name = {package.name: package for package in packages}
@@ -248,7 +266,8 @@ def publish_command(
     packages = chosen(workspace, names)
     with (
         connected(settings, workspace, report) as (index, server),
-        release_lock(workspace.dist, wait=wait, waiting=report.line) as lock,
+        release_lock(workspace.dist, wait=wait, waiting=report.line),
+        gates_for(packages, workspace) as gates,
     ):
         journal = Journal(workspace.state)
         half_done = journal.half_done(index.url)
@@ -260,13 +279,13 @@ def publish_command(
         )
         plan.refuse_conflicts()
         if plan.uploads:
-            check_step(artefacts, workspace, report)
+            check_step(artefacts, workspace, report, gates)
         if dry_run:
             return Outcome(
                 plan=plan, uploaded=(), verified="dry run", proven_before=False
             )
         if plan.uploads:
-            upload_step(plan, workspace, index, journal, lock=lock, report=report)
+            upload_step(plan, workspace, index, journal, report=report)
         else:
             report.line("upload   nothing: the index has every file, byte for byte")
         finish(plan, workspace, index, journal)
@@ -296,10 +315,9 @@ def upload_step(
     index: Index,
     journal: Journal,
     *,
-    lock: int,
     report: Report,
 ) -> None:
-    """Note what is meant, upload it, and record it in the audit log."""
+    """Note what is meant, upload it, and note each file that arrived."""
     release = journal.begin(
         index.url,
         [
@@ -307,8 +325,14 @@ def upload_step(
             for f in plan.uploads
         ],
     )
-    with report.step("upload", len(plan.uploads)) as step:
-        publish(plan, workspace.dist, index, keep_open=[lock], progress=step)
+
+    def done(file: PlannedFile) -> None:
+        journal.note(release, "file", filename=file.filename, sha256=file.sha256)
+        step(f"{file.filename}, {file.size:,} bytes")
+
+    with report.step("upload", len(plan.uploads), each=True) as step:
+        order = needs(workspace.packages)
+        publish(plan, workspace.dist, index, needs=order, done=done)
         step.summary = count(len(plan.uploads), "file")
     journal.note(release, "uploaded")
 
@@ -362,6 +386,9 @@ def prove_step(
     report: Report,
 ) -> str:
     """Prove the install, write the evidence; return when."""
+    # What the evidence needs is imported while installers run.
+    loading = threading.Thread(target=evidence.load, daemon=True)
+    loading.start()
     brings = proving.prove_quickly(
         index,
         proving.planned_subjects(packages, plan),
@@ -369,6 +396,9 @@ def prove_step(
         report,
     )
     with report.step("evidence") as step:
+        loading.join()
+        from maestro_release.signing import signing_key
+
         key = signing_key(workspace.state)
         in_git = git.is_repository(workspace.root)
         uploaded = {f.package for f in plan.uploads}

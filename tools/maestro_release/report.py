@@ -17,6 +17,10 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def ignore(_part: str) -> None:
+    """Say nothing about a part."""
+
+
 class Step:
     """One step in progress: call it with each part, set what came out."""
 
@@ -49,19 +53,29 @@ class Report:
         print(text, file=self._lines, flush=True)
 
     @contextmanager
-    def step(self, name: str, total: int = 0) -> Iterator["Step"]:
-        """Time a step and end it with one line; on a terminal a bar shows its parts."""
+    def step(
+        self, name: str, total: int = 0, *, each: bool = False
+    ) -> Iterator["Step"]:
+        """Time a step and end it with one line; on a terminal a bar shows its parts.
+
+        Args:
+            name: what is done.
+            total: how many parts there are, 0 for unknown.
+            each: whether every part leaves a line.
+        """
         started = time.monotonic()
-        with self._bar(name, total) as advance:
+        with self._bar(name, total, each=each) as advance:
             step = Step(advance)
             yield step
         spent = time.monotonic() - started
         self.line(f"{name:8} {step.summary}, {spent:.1f} s")
 
     @contextmanager
-    def _bar(self, name: str, total: int) -> Iterator[Callable[[str], None]]:
+    def _bar(
+        self, name: str, total: int, *, each: bool
+    ) -> Iterator[Callable[[str], None]]:
         if not self._terminal:
-            yield lambda _: None
+            yield (lambda part: self.line(f"         {part}")) if each else ignore
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -75,7 +89,13 @@ class Report:
         console = Console(file=self._lines)
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("", total=total or None)
-            yield lambda text: progress.update(task, advance=1, description=text)
+
+            def advance(part: str) -> None:
+                progress.update(task, advance=1, description=part)
+                if each:
+                    progress.console.print(f"         {part}", highlight=False)
+
+            yield advance
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; on a terminal the heads stand out."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pip
+
 from maestro_release.build import last_line
 from maestro_release.errors import VerifyFailed
 from maestro_release.index import Index
@@ -27,6 +30,7 @@ from maestro_release.workspace import normalise
 
 SMOKE = Path(__file__).with_name("_smoke.py")
 BIN = Path(sys.executable).parent
+PIP_RUNNER = Path(pip.__file__).with_name("__pip-runner__.py")
 AT_ONCE = 4
 LIMIT = 600.0  # seconds for one installer run
 # Certificates and proxies are the machine's business; everything else of pip
@@ -42,6 +46,7 @@ class Subject:
     version: str
     extras: tuple[str, ...]
     files: tuple[tuple[str, str], ...]  # file name and sha256
+    within_all: frozenset[str] = frozenset()  # extras that `all` holds completely
 
     @property
     def sha256(self) -> frozenset[str]:
@@ -111,16 +116,18 @@ class Proof:
             VerifyFailed: an install or an import fails, or a file is not ours.
         """
         python = self._new_environment("bare")
-        wanted = [s.requirement() for s in self._subjects]
-        self._pip_install(python, wanted)
+        self._pip_install(python, [s.requirement() for s in self._subjects])
+        self._smoke(python, self._subjects, strict=False, scripts=False)
         for subject in self._subjects:
-            self._smoke(python, subject, strict=False, scripts=False)
             progress(f"{subject.name} {subject.version} installed and imported")
 
     def resolve_extras(
         self, progress: Callable[[str], None]
     ) -> dict[str, list[Installed]]:
         """Let an installer resolve every extra through the group.
+
+        A solution of `all` is one of each extra that it holds, so only the
+        others are asked for by themselves.
 
         Returns:
             for each subject what its largest installation brings along.
@@ -130,7 +137,8 @@ class Proof:
         """
         pairs: list[tuple[Subject, str | None]] = []
         for subject in self._subjects:
-            pairs += [(subject, extra) for extra in subject.extras]
+            asked = [e for e in subject.extras if e not in subject.within_all]
+            pairs += [(subject, extra) for extra in asked]
             if "all" not in subject.extras:
                 pairs.append((subject, None))
         resolve = self._uv_resolve if find_uv() else self._pip_resolve
@@ -170,7 +178,7 @@ class Proof:
                 self._uv_install(python, requirement)
             else:
                 self._pip_install(python, [requirement])
-            self._smoke(python, subject, strict=extra == "all", scripts=True)
+            self._smoke(python, [subject], strict=extra == "all", scripts=True)
             return requirement
 
         with ThreadPoolExecutor(2) as pool:
@@ -180,16 +188,15 @@ class Proof:
 
     def _new_environment(self, label: str) -> Path:
         where = self._folder / label
-        self._run(sys.executable, "-m", "venv", "--without-pip", str(where))
+        venv.EnvBuilder(symlinks=True, with_pip=False).create(where)
         return where / "bin" / "python"
 
     def _pip_install(self, python: Path, requirements: Sequence[str]) -> None:
         report = python.parent.parent / "report.json"
         self._run(
             *self._pip(python),
-            "install",
+            *("install", "--quiet", "--no-compile"),
             *self._pip_options(),
-            "--quiet",
             *("--report", str(report)),
             *requirements,
         )
@@ -207,6 +214,10 @@ class Proof:
         return pip_report(report)
 
     def _pip(self, python: Path) -> tuple[str, ...]:
+        # What `pip --python` starts in the end, without the first of its two
+        # processes; where pip has no such file any more, the public way.
+        if PIP_RUNNER.exists():
+            return (str(python), str(PIP_RUNNER))
         return (sys.executable, "-m", "pip", "--python", str(python))
 
     def _pip_options(self) -> tuple[str, ...]:
@@ -254,18 +265,17 @@ class Proof:
                 )
 
     def _smoke(
-        self, python: Path, subject: Subject, *, strict: bool, scripts: bool
+        self, python: Path, subjects: Sequence[Subject], *, strict: bool, scripts: bool
     ) -> None:
-        said = self._run(
-            *(str(python), "-I", str(SMOKE), subject.name, subject.version),
-            *(subject.module, str(int(strict)), str(int(scripts))),
-        )
-        wrong = json.loads(said)
-        if wrong:
-            raise VerifyFailed(
-                f"{subject.name} {subject.version} does not work after its install:\n"
-                + "\n".join(f"  {line}" for line in wrong)
-            )
+        named = (part for s in subjects for part in (s.name, s.version, s.module))
+        switches = (str(int(strict)), str(int(scripts)))
+        said = self._run(str(python), "-I", str(SMOKE), *switches, *named)
+        for subject, wrong in zip(subjects, json.loads(said), strict=True):
+            if wrong:
+                raise VerifyFailed(
+                    f"{subject.name} {subject.version} does not work after its install:"
+                    "\n" + "\n".join(f"  {line}" for line in wrong)
+                )
 
     def _run(self, *command: str) -> str:
         try:

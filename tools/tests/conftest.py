@@ -5,9 +5,11 @@ import http.client
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -141,6 +143,8 @@ class Checkout:
             text=True,
             encoding="utf-8",
             start_new_session=True,
+            # A shell that started us in the background has ^C ignored for us.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
@@ -191,13 +195,35 @@ class Front:
     behind: str
     answer: Callable[[int], Any] = lambda _: None
     uploads: list[str] = field(default_factory=list)  # what was passed on
+    arrived: int = 0  # how many of them the index has answered
     seen: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
     server: ThreadingHTTPServer | None = None
 
     @property
     def url(self) -> str:
         assert self.server is not None
         return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def kill_after(self, process: subprocess.Popen[str], count: int) -> None:
+        """Kill -9 a publisher when `count` files have arrived, before another."""
+        reached = threading.Event()
+
+        def answer(number: int) -> str | None:
+            if number <= count:
+                return None
+            for _ in range(600):
+                if self.arrived == count:
+                    break
+                time.sleep(0.05)
+            reached.set()
+            return "drop"
+
+        self.answer = answer
+        assert reached.wait(60)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        self.answer = lambda _: None
 
 
 def handler_for(front: Front) -> type[BaseHTTPRequestHandler]:
@@ -214,8 +240,10 @@ def handler_for(front: Front) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            front.seen += 1
-            verdict = front.answer(front.seen)
+            with front.lock:
+                front.seen += 1
+                number = front.seen
+            verdict = front.answer(number)
             if verdict == "drop":
                 self.close_connection = True
                 self.connection.close()
@@ -226,7 +254,10 @@ def handler_for(front: Front) -> type[BaseHTTPRequestHandler]:
                 self.reply(502, {}, b"on purpose")
             else:
                 front.uploads.append(file_name(body))
-                self.pass_on(body)
+                answer = self.forward(body)
+                with front.lock:
+                    front.arrived += 1
+                self.reply(*answer)
 
         def forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
             there = urlsplit(front.behind)
