@@ -13,24 +13,30 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from ._aggregator import Comparison, Flake, Gate, Run, TestResultAggregator, Trend
+    from ._aggregator import TestResultAggregator
     from ._cluster import FailureCluster, cluster
+    from ._compare import Comparison, Trend
     from ._ctrf import results_of
+    from ._flaky import Point, Priors, Verdict, judge
+    from ._gate import Gate
+    from ._judged import Flake
     from ._read import read_report, sniff
     from ._rules import GateResult, GateRules, Owners, Quarantine, Quarantined
-    from ._stats import DurationChange, Interval, Point, Priors, Verdict, judge, wilson
-    from ._store import Execution, History, RunInfo
+    from ._run import Run
+    from ._runs import Execution, RunInfo
+    from ._stats import DurationChange, Interval, wilson
+    from ._store import History
     from ._write import Merged, merge, write_report
 
 _LAZY = {
-    "Comparison": "_aggregator", "Flake": "_aggregator", "Gate": "_aggregator",
-    "Run": "_aggregator", "TestResultAggregator": "_aggregator", "Trend": "_aggregator",
+    "Comparison": "_compare", "Flake": "_judged", "Gate": "_gate",
+    "Run": "_run", "TestResultAggregator": "_aggregator", "Trend": "_compare",
     "FailureCluster": "_cluster", "cluster": "_cluster", "results_of": "_ctrf",
     "read_report": "_read", "sniff": "_read", "GateResult": "_rules", "GateRules": "_rules",
     "Owners": "_rules", "Quarantine": "_rules", "Quarantined": "_rules",
-    "DurationChange": "_stats", "Interval": "_stats", "Point": "_stats", "Priors": "_stats",
-    "Verdict": "_stats", "judge": "_stats", "wilson": "_stats", "Execution": "_store",
-    "History": "_store", "RunInfo": "_store", "Merged": "_write", "merge": "_write",
+    "DurationChange": "_stats", "Interval": "_stats", "Point": "_flaky", "Priors": "_flaky",
+    "Verdict": "_flaky", "judge": "_flaky", "wilson": "_stats", "Execution": "_runs",
+    "History": "_store", "RunInfo": "_runs", "Merged": "_write", "merge": "_write",
     "write_report": "_write",
 }  # fmt: skip
 

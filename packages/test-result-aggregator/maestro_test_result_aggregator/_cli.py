@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ._aggregator import Run, TestResultAggregator
+from ._aggregator import TestResultAggregator
 from ._html import _n, _took, sentence
 from ._model import Counts
 from ._read import READERS, expand, read_all
 from ._rules import GateRules
+from ._run import Run
 from ._write import merge, write_report
 from .errors import ResultsError
 

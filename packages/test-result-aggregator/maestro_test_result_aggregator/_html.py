@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from ._model import TestResult
 from ._rules import GateResult, GateRules
-from ._store import RunInfo
+from ._runs import RunInfo
 
 if TYPE_CHECKING:
-    from ._aggregator import Flake, Run, TestResultAggregator
+    from ._aggregator import TestResultAggregator
+    from ._judged import Flake
+    from ._run import Run
 
 _ROWS = 200
 _TRACE = 6000

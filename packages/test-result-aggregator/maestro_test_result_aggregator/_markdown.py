@@ -6,7 +6,8 @@ from ._html import _n, _took, sentence
 from ._rules import GateRules
 
 if TYPE_CHECKING:
-    from ._aggregator import Run, TestResultAggregator
+    from ._aggregator import TestResultAggregator
+    from ._run import Run
 
 
 def summary(

@@ -24,7 +24,7 @@ class Simulation:
         runs: How many runs.
         flaky: Share of tests that are flaky.
         regressions: Share of tests that break once.
-        commits_broken: Mean length of a regression in runs, geometric.
+        commits_broken: Mean length of a regression in commits, geometric.
         outages: Share of runs that are outages.
         outage_share: Share of tests that fail in an outage.
         per_commit: Runs of each commit.
@@ -52,7 +52,9 @@ def histories(
         rate = rng.choice(s.rates) if flaky else 0.0
         broken = range(0)
         if rng.random() < s.regressions:
+            # A commit breaks it: from the first run of that commit on.
             start = rng.randrange(s.runs)
+            start -= start % s.per_commit
             length = 1
             while rng.random() > 1 / s.commits_broken:
                 length += 1

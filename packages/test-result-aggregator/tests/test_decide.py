@@ -8,6 +8,7 @@ from maestro_test_result_aggregator import (
     GateRules,
     Owners,
     Point,
+    Priors,
     Quarantine,
     RulesError,
     cluster,
@@ -15,11 +16,9 @@ from maestro_test_result_aggregator import (
     results_of,
     wilson,
 )
-from maestro_test_result_aggregator._stats import (
-    duration_change,
-    outage_weights,
-    shards,
-)
+from maestro_test_result_aggregator._flaky import Panel, learned, outages
+from maestro_test_result_aggregator._sharding import shards
+from maestro_test_result_aggregator._stats import duration_change
 from maestro_test_result_aggregator.testing import result
 
 
@@ -48,10 +47,38 @@ def test_histories_are_classed(history, class_):
 
 def test_a_failure_in_an_outage_is_no_flake():
     """A third of all tests failed in that run."""
-    weights = outage_weights([0.01] * 20 + [0.33] + [0.01] * 20)
-    history = [Point(failed=i == 20, weight=w) for i, w in enumerate(weights)]
+    shares = outages([3] * 20 + [330] + [4] * 20, [1000] * 41)
+    assert [share > 0 for share in shares] == [False] * 20 + [True] + [False] * 20
+    history = [Point(failed=i == 20, outage=s) for i, s in enumerate(shares)]
     assert judge(history).class_ == "outage"
     assert judge(history).score < judge(points("." * 20 + "F" + "." * 20)).score
+
+
+def test_what_is_common_is_learned_from_all_tests():
+    """One lone failure says more where tests do not break for a single commit."""
+    lonely, long = "." * 50 + "F" + "." * 49, "." * 50 + "F" * 30 + "." * 20
+    coins = [
+        ("." * n + "F" + "." * (99 - n)).replace("....F", "F...F") for n in range(5, 95)
+    ]
+    scores = []
+    for others in (coins, [long[n:] + long[:n] for n in range(0, 90, 2)]):
+        panel = Panel(outages=[0.0] * 100, commits=[""] * 100, priors=Priors())
+        scores.append(
+            learned([lonely, *others], panel=panel, healthy=900, seen=100.0)[0].score
+        )
+    assert scores[0] > 0.5
+    assert scores[0] > scores[1] + 0.2
+
+
+def test_code_does_not_change_within_a_commit():
+    """The same failures: one commit that disagreed, or two commits."""
+    mixed = [Point(failed=i == 10, commit=f"c{i // 2}") for i in range(20)]
+    apart = [Point(failed=i == 10, commit=f"c{i}") for i in range(20)]
+    again = [
+        Point(failed=i == 10, commit="c0" if i == 10 else f"c{i}") for i in range(20)
+    ]
+    assert judge(mixed).score > 0.9 > judge(apart).score
+    assert judge(again).score > 0.9  # an old commit, run again after others
 
 
 def test_one_disagreement_is_one_not_as_many_as_there_are_runs():
@@ -76,6 +103,16 @@ def test_a_new_failure_is_named_with_its_first_commit(agg):
     agg.add([result("a"), result("c")], run_id="3", started=3)
     assert agg.run("3").fixed == ["a"]
     assert agg.compare("2", "3").removed == ("b",)
+
+
+def test_what_fails_on_another_branch_is_new_on_this_one(agg):
+    """A test that somebody broke on their branch still passes on main."""
+    agg.add([result("a")], run_id="1", branch="main", started=1)
+    agg.add([result("a", "failed")], run_id="2", branch="mine", started=2)
+    agg.add([result("a", "failed")], run_id="3", branch="main", started=3)
+    assert agg.run("3").new_failures == ["a"]
+    agg.add([result("a", "failed")], run_id="4", branch="new", started=4)
+    assert agg.run("4").new_failures == []  # the branch has no past of its own
 
 
 def test_flaky_tests_are_ranked_from_the_history(agg):

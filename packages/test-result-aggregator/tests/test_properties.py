@@ -5,7 +5,7 @@ import io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maestro_test_result_aggregator import Point, judge, read_report, wilson
-from maestro_test_result_aggregator._stats import shards
+from maestro_test_result_aggregator._sharding import shards
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -53,11 +53,24 @@ def test_an_interval_holds_its_rate(failures, passes):
 
 
 @SETTINGS
-@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0, 1)), max_size=60))
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(),
+            st.booleans(),
+            st.floats(0, 1),
+            st.sampled_from(["", "a", "b"]),
+        ),
+        max_size=60,
+    )
+)
 def test_a_score_is_a_probability(history):
     """Also of odd histories."""
     made = judge(
-        [Point(failed=f, recovered=r and not f, weight=w) for f, r, w in history]
+        [
+            Point(failed=f, recovered=r and not f, outage=w, commit=c)
+            for f, r, w, c in history
+        ]
     )
     assert 0 <= made.score <= 1
 

@@ -62,7 +62,7 @@ def kill_during_ingest(path, rounds):
                 assert run.counts.tests == 6000
                 assert len(history.executed(run.run_id)) == 6000
             whole = len(history.runs())
-            check = history._rows("SELECT count(DISTINCT run) FROM result")[0][0]
+            check = history.rows("SELECT count(DISTINCT run) FROM result")[0][0]
             assert check == whole
     return whole
 
@@ -168,8 +168,8 @@ def test_old_runs_are_forgotten_by_branch(agg):
         )
     assert agg.prune(keep=1) == 3
     assert [r.run_id for r in agg.store.runs()] == ["3", "4"]
-    assert agg.store._rows("SELECT count(*) FROM body")[0][0] == 2
-    assert agg.store._rows("SELECT count(*) FROM test")[0][0] == 2
+    assert agg.store.rows("SELECT count(*) FROM body")[0][0] == 2
+    assert agg.store.rows("SELECT count(*) FROM test")[0][0] == 2
 
 
 def test_a_renamed_test_keeps_its_past(agg):
@@ -179,6 +179,31 @@ def test_a_renamed_test_keeps_its_past(agg):
     assert agg.store.rename("old", "new") == 1
     assert [e.outcome for e in agg.history("new")] == ["failed", "passed"]
     assert agg.history("old") == []
+
+
+def test_a_renamed_test_is_judged_by_both_its_pasts(agg):
+    """Also where other shards hold the same tests, and after a run is replaced."""
+    for run in range(12):
+        name = "old" if run < 6 else "new"
+        bad = run in (2, 4, 8)
+        agg.add(
+            [result(name, "failed" if bad else "passed"), result("x")],
+            run_id=str(run),
+            started=run,
+            shard="1/2",
+        )
+        agg.add(
+            [result("x"), result("y", "skipped")],
+            run_id=str(run),
+            started=run,
+            shard="2/2",
+        )
+    agg.store.rename("old", "new")
+    (flake,) = agg.flaky(classes=None)
+    assert (flake.test, flake.row) == ("new", "..F.F...F...")
+    agg.store.record([result("x")], run_id="8", started=8, shard="1/2", replace=True)
+    (flake,) = agg.flaky(classes=None)
+    assert flake.row == "..F.F...-..."
 
 
 def test_a_run_that_is_not_there(agg):
