@@ -1,5 +1,9 @@
 """Where settings come from and who wins."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 from maestro_release.errors import UsageFault
 from maestro_release.settings import base_url, read_settings
@@ -83,3 +87,100 @@ def test_wrong_addresses_are_refused_without_the_password(url):
 def test_a_wrong_port_is_explained(tmp_path):
     with pytest.raises(UsageFault, match="MAESTRO_INDEX_PORT is 'x'"):
         settings(tmp_path, MAESTRO_INDEX_PORT="x")
+
+
+BACKEND = """\
+import json, os, pathlib
+from keyring.backend import KeyringBackend
+from keyring.errors import KeyringLocked
+
+class FileKeyring(KeyringBackend):
+    priority = 9
+
+    def get_password(self, service, username):
+        if os.environ.get("LOCKED"):
+            raise KeyringLocked("locked")
+        kept = json.loads(pathlib.Path(os.environ["KEYRING_FILE"]).read_text("utf-8"))
+        return kept.get(service, {}).get(username)
+
+    def set_password(self, service, username, password):
+        raise NotImplementedError
+
+    def delete_password(self, service, username):
+        raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def keyring(two, front, tmp_path_factory):
+    """A backend that keyring itself loads, with the deployer's password in it."""
+    folder = tmp_path_factory.mktemp("keyring")
+    (folder / "file_keyring.py").write_text(BACKEND, encoding="utf-8")
+    password = two.environment.pop("MAESTRO_INDEX_PASSWORD")
+    kept = {front.url: {two.environment["MAESTRO_INDEX_USER"]: password}}
+    (folder / "kept.json").write_text(json.dumps(kept), encoding="utf-8")
+    two.environment |= {
+        "PYTHON_KEYRING_BACKEND": "file_keyring.FileKeyring",
+        "PYTHONPATH": str(folder),
+        "KEYRING_FILE": str(folder / "kept.json"),
+    }
+    return password
+
+
+def published(two, **more):
+    process = two.start("publish", "--no-verify", **more)
+    output, _ = process.communicate(timeout=90)
+    return process.returncode, output
+
+
+def test_the_password_comes_from_the_keyring_and_is_not_printed(two, front, keyring):
+    code, output = published(two)
+    assert code == 0, output
+    assert set(two.listed()) == two.files
+    assert keyring not in output
+    for path in (*two.root.rglob("*.json"), *two.root.rglob("*.jsonl")):
+        assert keyring not in path.read_text(encoding="utf-8"), path
+
+
+def test_a_locked_keyring_counts_as_empty_and_the_message_says_what_to_set(
+    two, front, keyring
+):
+    code, output = published(two, LOCKED="1")
+    assert code == 3
+    assert "no user and password" in output
+    assert "Traceback" not in output
+
+
+def test_the_environment_wins_over_the_keyring(two, front, keyring):
+    code, output = published(two, MAESTRO_INDEX_PASSWORD="a-wrong-secret")
+    assert code == 3
+    assert "does not accept the password" in output
+    assert "a-wrong-secret" not in output
+
+
+def test_publishing_with_the_password_of_pypirc(two, front):
+    user = two.environment.pop("MAESTRO_INDEX_USER")
+    password = two.environment.pop("MAESTRO_INDEX_PASSWORD")
+    del two.environment["MAESTRO_INDEX_URL"]
+    (two.root / ".pypirc").write_text(  # HOME is the checkout here
+        f"[maestro]\nrepository = {front.url}/repository/pypi-hosted/\n"
+        f"username = {user}\npassword = {password}\n",
+        encoding="utf-8",
+    )
+    code, output = published(two)
+    assert code == 0, output
+    assert f"at {front.url}" in output.splitlines()[0]
+    assert password not in output
+    assert len(front.uploads) == 4
+
+
+def test_the_backend_of_these_tests_is_one_that_keyring_loads(keyring, two):
+    code = "import keyring; print(type(keyring.get_keyring()).__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=two.env(),
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert done.stdout == "FileKeyring\n"
