@@ -76,6 +76,20 @@ _INSERT = (
     "INSERT INTO event(run,seq,step,attempt,kind,at,seconds,worker,value,note) "
     "VALUES(?,?,?,?,?,?,?,?,?,?)"
 )
+# What nearly all of a journal is: first starts, alone or together, and successes.
+_BEGUN = "kind='started' AND attempt=1 AND step!=''"
+_TOGETHER = "kind='started' AND step='' AND note IS NULL"
+_PLAIN = (
+    f"SELECT total({_BEGUN}),group_concat(CASE WHEN {_BEGUN} THEN step END,char(30)),"  # noqa: S608
+    f"group_concat(CASE WHEN {_TOGETHER} THEN value END),total(kind='succeeded'),"
+    "group_concat(CASE WHEN kind='succeeded' THEN step END,char(30)),"
+    "group_concat(CASE WHEN kind='succeeded' THEN value END,char(30)) "
+    "FROM event WHERE run=? AND seq>? AND seq<=?"
+)
+_ONE_BY_ONE = (
+    "SELECT kind,step,value FROM event WHERE run=? AND seq>? AND seq<=? AND "  # noqa: S608
+    f"({_BEGUN} OR kind='succeeded')"
+)
 _N = TypeVar("_N", int, float)
 Durability = Literal["process", "power"]
 
@@ -208,6 +222,10 @@ class Past:
         """Note the results of steps."""
         places = list(map(index.get, names))
         own = self.texts
+        if None not in places:
+            for place, text in zip(places, texts, strict=True):
+                own[place] = text  # type: ignore[index] # None was looked for
+            return
         for name, place, text in zip(names, places, texts, strict=True):
             if place is None:
                 self.extra[name] = text
@@ -503,9 +521,9 @@ class Journal:
         with translated(self.path):
             for low in range(0, found.last, _WINDOW):
                 window = (key, low, low + _WINDOW)
-                begun.update(self._plain("started", window)[0])
-                self._odd(window, found, begun, ended)
-                names, texts = self._plain("succeeded", window)
+                started, names, texts = self._plain(window)
+                begun.update(started)
+                self._odd(window, found, ended)
                 begun.difference_update(names)
                 found.keep(index, names, texts)
         tries = found.tries
@@ -521,50 +539,44 @@ class Journal:
         return found
 
     def _plain(
-        self, kind: str, window: tuple[int, int, int]
-    ) -> tuple[list[str], list[str]]:
-        """Read the steps and results of a window's events of a kind.
+        self, window: tuple[int, int, int]
+    ) -> tuple[Iterable[str], list[str], list[str]]:
+        """Read a window's first starts, and its successes with their results.
 
         SQLite joins them to one text, which is a third of the time of a row for each.
         """
-        where = f"FROM event WHERE kind='{kind}' AND run=? AND seq>? AND seq<=?"
-        if kind == "started":
-            where += " AND step!='' AND attempt=1"
-        many, *texts = self._db.execute(
-            "SELECT count(*),group_concat(step,char(30)),group_concat(value,char(30)) "
-            + where,
-            window,
-        ).fetchone()
-        if not many:
-            return [], []
-        names, values = ((text or "").split("\x1e") for text in texts)
-        if len(names) == many and (len(values) == many or kind == "started"):
-            return names, values
-        # A step has that character in its name: read them one by one.
-        rows = self._db.execute(f"SELECT step,value {where}", window).fetchall()
-        return [row[0] for row in rows], [row[1] for row in rows]
+        query = self._db.execute(_PLAIN, window)
+        begun, first, together, many, steps, values = query.fetchone()
+        names, texts = _split(steps, many), _split(values, many)
+        started = _split(first, begun)
+        if None in (names, texts, started):
+            # A step has the separator in its name: read them one by one.
+            rows = self._db.execute(_ONE_BY_ONE, window).fetchall()
+            started = [row[1] for row in rows if row[0] == "started"]
+            names = [row[1] for row in rows if row[0] == "succeeded"]
+            texts = [row[2] for row in rows if row[0] == "succeeded"]
+        more = json.loads(f"[{together}]") if together else ()
+        assert names is not None
+        assert texts is not None
+        return chain(started or (), *more), names, texts
 
     def _odd(
         self,
         window: tuple[int, int, int],
         found: Past,
-        begun: set[str],
         ended: dict[str, int],
     ) -> None:
         """Take in what is not a first start or a success at the first attempt."""
         rows = self._db.execute(
-            "SELECT step,attempt,kind,value,note FROM event WHERE run=? AND seq>? AND "
-            "seq<=? AND NOT(step!='' AND attempt=1 AND kind IN('started','succeeded')) "
+            "SELECT step,attempt,kind,value,note FROM event WHERE run=? AND seq>? AND "  # noqa: S608 - only our own text
+            f"seq<=? AND NOT({_BEGUN} OR {_TOGETHER} OR kind='succeeded' AND attempt=1) "
             "ORDER BY seq",
             window,
         )
         tries = found.tries
         for step, attempt, kind, value, note in rows:
             if kind == "started" and not step:
-                if note is None:
-                    begun.update(json.loads(value))
-                else:
-                    tries.update(_starts(value, note))
+                tries.update(_starts(value, note))
             elif kind in ("started", "succeeded"):
                 tries[step] = attempt
             elif kind in ("failed", "retrying", "cancelled"):
@@ -807,6 +819,12 @@ class Journal:
                 "INSERT OR REPLACE INTO cache VALUES(?,?,?)",
                 ((key, value, now) for key, value in entries),
             )
+
+
+def _split(text: str | None, count: float) -> list[str] | None:
+    """Take apart what SQLite joined; None when it cannot be told apart."""
+    parts = [] if text is None else text.split("\x1e")
+    return parts if len(parts) == count else None
 
 
 def _times(body: bytes, wanted: Container[str] | None) -> dict[str, float]:

@@ -221,8 +221,8 @@ class Scheduler:
         if self._journal is not None:
             self.texts += [None] * count
         self.tries += [0] * count
-        self.started.extend([0.0] * count)
-        self.ended.extend([0.0] * count)
+        self.started.frombytes(bytes(8 * count))
+        self.ended.frombytes(bytes(8 * count))
         self.worker += [""] * count
 
     def _mark(self, spec: Spec) -> int:
