@@ -143,13 +143,17 @@ class Event:
 
 
 def event_from(stored: dict[str, Any], line: bytes) -> Event:
-    """Build an event from its decoded form."""
+    """Build an event from its decoded form.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not what this package writes.
+    """
     actor = dict(stored["actor"])
     resource = stored.get("resource")
     if resource is not None:
         resource = dict(resource)
         resource = Resource(resource.pop("type"), resource.pop("id"), resource)
-    return Event(
+    event = Event(
         seq=stored["seq"],
         prev=stored["prev"],
         ts=stored["ts"],
@@ -161,3 +165,19 @@ def event_from(stored: dict[str, Any], line: bytes) -> Event:
         data=stored.get("data", {}),
         raw=line,
     )
+    _check_types(event)
+    return event
+
+
+def _check_types(event: Event) -> None:
+    """Keep what a forger wrote from reaching code that trusts the types."""
+    texts = [event.prev, event.ts, event.action, event.outcome]
+    texts += [event.actor.type, event.actor.id]
+    if event.resource is not None:
+        texts += [event.resource.type, event.resource.id]
+    if (
+        type(event.seq) is not int
+        or not all(type(text) is str for text in texts)
+        or not type(event.ctx) is type(event.data) is dict
+    ):
+        raise ValueError("a value of the record has the wrong type")

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, final
 
-from maestro_audit_logger._event import SYSTEM_PREFIX
+from maestro_audit_logger._event import SYSTEM_PREFIX, event_from
 from maestro_audit_logger._findings import Findings
 from maestro_audit_logger._merkle import GrowingTree, leaf_hash
 from maestro_audit_logger._segments import (
@@ -82,6 +82,7 @@ class LineCheck:
         self._bad_size = 0
         self._bad_where = ""
         self._last_line = b""
+        self._differing: dict[str, int] = {}
         self.number = 0
         self.first = 1
         self.records = 0
@@ -105,6 +106,14 @@ class LineCheck:
                     name,
                     f"the {name} covers {size} lines, the log ends at {self.number}",
                 )
+        later = self._differing.get("checkpoint", 0) - 1
+        if later > 0:
+            self._findings.tampered(
+                "roots-differ",
+                self.number,
+                "checkpoint",
+                f"nor do the {later} checkpoints after the first such fit the lines",
+            )
         return "" if self._tree_broken else self._tree.root().hex()
 
     def _segment(self, segment: Segment, size: int, *, last: bool) -> None:
@@ -335,7 +344,9 @@ class LineCheck:
         try:
             stored = json.loads(line, object_pairs_hook=_no_duplicates)
             names = list(stored)
-        except (ValueError, TypeError, RecursionError) as error:
+            if names == ENVELOPE:
+                event_from(stored, line)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if not self._bad:
                 self._findings.tampered("not-a-record", number, where, str(error))
             return
@@ -392,14 +403,18 @@ class LineCheck:
         if size < self.number:
             return  # numbers have jumped over it, which is reported
         self.compared += 1
-        if not self._tree_broken and self._tree.root() != wanted:
-            self._findings.tampered(
-                "root-differs",
-                size,
-                name,
-                f"the root over {size} lines is not the one in the {name}: a "
-                "line up to there was changed",
-            )
+        if self._tree_broken or self._tree.root() == wanted:
+            return
+        self._differing[name] = self._differing.get(name, 0) + 1
+        if self._differing[name] > 1:
+            return  # every later tree contains the same change
+        self._findings.tampered(
+            "root-differs",
+            size,
+            name,
+            f"the root over {size} lines is not the one in the {name}: a "
+            "line up to there was changed",
+        )
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -27,13 +27,17 @@ font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)}
 h1{font-size:24px;margin:0 0 4px}h2{font-size:17px;margin:32px 0 8px}
 p,.soft{color:var(--soft)}p{margin:4px 0}.verdict{border-left:5px solid;padding:10px 16px;margin:20px 0}
 .ok{border-color:var(--ok)}.damaged{border-color:var(--warn)}.tampered{border-color:var(--bad)}
-.verdict b{font-size:18px;color:var(--ink)}.figures{display:flex;gap:36px;flex-wrap:wrap}
+.verdict b{font-size:18px;color:var(--ink)}.figures{display:flex;gap:8px 36px;flex-wrap:wrap;margin:24px 0}
 .figures div{font-size:13px;color:var(--soft)}.figures b{display:block;font-size:24px;color:var(--ink)}
 table{border-collapse:collapse;width:100%;font-size:14px}th,td{text-align:left;padding:5px 12px 5px 0;
 border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
 th{color:var(--soft);font-weight:500}td.n,th.n{text-align:right;white-space:nowrap}
+td.k{white-space:nowrap}
 .cols{display:grid;grid-template-columns:1fr 1fr;gap:0 40px}@media(max-width:700px){.cols{grid-template-columns:1fr}}
-svg{display:block;width:100%;height:auto}code{font-size:13px;overflow-wrap:anywhere}
+svg{display:block;width:100%;height:160px}code{font-size:13px;overflow-wrap:anywhere}
+.ends{display:flex;justify-content:space-between;font-size:13px;color:var(--soft)}
+.wide{overflow-x:auto}.wide table{min-width:620px}.verdict li{margin:2px 0}
+@media print{body{max-width:none;padding:0}tr,svg,.verdict{break-inside:avoid}h2{break-after:avoid}}
 """
 
 
@@ -43,8 +47,6 @@ class Summary:
     """Counts over a stream of events; memory grows with names, not with events."""
 
     events: int = 0
-    first: str = ""
-    last: str = ""
     outcomes: Counter[str] = field(default_factory=Counter)
     actors: Counter[str] = field(default_factory=Counter)
     actions: Counter[str] = field(default_factory=Counter)
@@ -66,19 +68,27 @@ class Summary:
         if event.ctx.get("phase") == "intent":
             return
         self.events += 1
-        self.first = min(self.first or event.ts, event.ts)
-        self.last = max(self.last, event.ts)
         actor = f"{event.actor.type}:{event.actor.id}"
         hour = event.ts[:13]
+        if hour not in self.per_hour and not _is_hour(hour):
+            hour = ""  # a forger writes anything
         self.outcomes[event.outcome] += 1
         self.actors[actor] += 1
         self.actions[event.action] += 1
-        self.per_hour[hour] += 1
+        if hour:
+            self.per_hour[hour] += 1
         if event.outcome in {"failure", "denied"}:
             self.failed_actors[actor] += 1
             self.failed_per_hour[hour] += 1
             self.failures.append(event)
             del self.failures[:-_LATEST]
+
+
+def _is_hour(text: str) -> bool:
+    try:
+        return len(text) == 13 and bool(datetime.fromisoformat(f"{text}:00:00+00:00"))
+    except ValueError:
+        return False
 
 
 def write_report(
@@ -96,6 +106,7 @@ def write_report(
             f"<h1>Audit report: {escape(origin)}</h1>",
             f"<p>Made {made} from <code>{escape(verified.path)}</code></p>",
             _verdict(verified),
+            _findings(verified),
             _figures(summary),
             _activity(summary),
             '<div class="cols">',
@@ -103,7 +114,6 @@ def write_report(
             _top("Top actions", "action", summary.actions, None),
             "</div>",
             _failures(summary.failures),
-            _findings(verified),
         ]
     )
     Path(path).write_text(
@@ -125,11 +135,11 @@ def _verdict(report: VerifyReport) -> str:
     trust = [
         (
             f"Lines {report.first_seq:,} to {report.head_seq:,} checked "
-            f"against {report.checkpoints} checkpoints."
+            f"against {report.checkpoints:,} checkpoints."
         ),
         f"Signed by {escape(signed)}."
         if signed
-        else "No key was given: integrity is shown, not who vouches for it.",
+        else "No key was given: who vouches for it is not shown.",
         "Extends the outside anchor."
         if report.anchored
         else "No outside anchor was given: an older copy would pass.",
@@ -174,16 +184,13 @@ def _activity(summary: Summary) -> str:
             f'height="{low:.1f}" fill="var(--fail)"/></g>'
         )
     unit = "hour" if width_hours == 1 else f"{width_hours} hours"
-    ends = (
-        f'<text x="0" y="178" font-size="13" fill="var(--soft)">{buckets[0][0]}</text>'
-        f'<text x="1000" y="178" font-size="13" text-anchor="end" fill="var(--soft)">'
-        f"{buckets[-1][0]}</text>"
-    )
     return (
         f"<h2>Activity</h2><p>Events per {unit} (UTC), at most {most:,}; "
         'failed and denied <span style="color:var(--fail)">in red</span></p>'
-        f'<svg viewBox="0 0 1000 184" role="img" aria-label="events over time">'
-        f"{''.join(bars)}{ends}</svg>"
+        '<svg viewBox="0 0 1000 160" preserveAspectRatio="none" role="img" '
+        f'aria-label="events over time">{"".join(bars)}</svg>'
+        f'<div class="ends"><span>{buckets[0][0]}</span>'
+        f"<span>{buckets[-1][0]}</span></div>"
     )
 
 
@@ -227,15 +234,17 @@ def _failures(events: Sequence[Event]) -> str:
     if not events:
         return "<h2>Failures</h2><p>None.</p>"
     rows = "".join(
-        f"<tr><td class=n>{event.seq}</td><td>{event.ts[:19].replace('T', ' ')}</td>"
+        f"<tr><td class=n>{event.seq}</td>"
+        f"<td>{escape(event.ts[:19].replace('T', ' '))}</td>"
         f"<td>{escape(event.actor.type)}:{escape(event.actor.id)}</td>"
         f"<td>{escape(event.action)}</td><td>{_resource(event)}</td>"
-        f"<td>{event.outcome}</td></tr>"
+        f"<td>{escape(event.outcome)}</td></tr>"
         for event in reversed(events)
     )
     return (
-        f"<h2>Latest failures</h2><table><tr><th class=n>line</th><th>time (UTC)</th>"
-        f"<th>actor</th><th>action</th><th>resource</th><th>outcome</th></tr>{rows}</table>"
+        '<h2>Latest failures</h2><div class="wide"><table><tr><th class=n>line</th>'
+        "<th>time (UTC)</th><th>actor</th><th>action</th><th>resource</th>"
+        f"<th>outcome</th></tr>{rows}</table></div>"
     )
 
 
@@ -248,11 +257,14 @@ def _findings(report: VerifyReport) -> str:
     if not report.findings:
         return ""
     rows = "".join(
-        f"<tr><td>{f.severity}</td><td class=n>{f.seq or ''}</td>"
+        f"<tr><td class=k>{f.severity}</td><td class=n>{f.seq or ''}</td>"
         f"<td>{escape(f.message)}</td><td><code>{escape(f.where)}</code></td></tr>"
-        for f in report.findings[:200]
+        for f in report.findings[:_LATEST]
     )
+    more = len(report.findings) - _LATEST
+    rest = f"<p>and {more:,} more</p>" if more > 0 else ""
     return (
-        "<h2>Findings of the verification</h2><table><tr><th>kind</th>"
-        f"<th class=n>line</th><th>what</th><th>where</th></tr>{rows}</table>"
+        '<h2>Findings of the verification</h2><div class="wide"><table><tr><th>kind</th>'
+        "<th class=n>line</th><th>what</th><th>where</th></tr>"
+        f"{rows}</table></div>{rest}"
     )

@@ -20,14 +20,14 @@ from maestro_audit_logger._files import Files
 WRITER = """
 import os, sys
 from maestro_audit_logger import Actor, AuditLogger
-audit = AuditLogger(sys.argv[1], durability=sys.argv[3], segment_bytes=200_000,
+audit = AuditLogger(sys.argv[1], durability=sys.argv[3], segment_bytes=2_000_000,
                     checkpoint_every=300, actor=Actor.user("w" + sys.argv[2]))
 n = 0
 while True:
-    # Every seventh batch is so large that a kill often falls into its write.
-    size = 5 if n % 7 else 400
-    events = [{"action": "a.b", "data": {"n": n + k, "pad": "x" * (n % 1700)}} for k in range(size)]
-    receipts = audit.record_many(events) if n % 3 else [audit.record(**events[0])]
+    # Every third batch is so large that a kill often falls into its write.
+    count, pad = (5, n % 1700) if n % 3 else (8, 60_000)
+    events = [{"action": "a.b", "data": {"n": n + k, "pad": "x" * pad}} for k in range(count)]
+    receipts = audit.record_many(events) if n % 2 or not n % 3 else [audit.record(**events[0])]
     for r in receipts:
         os.write(1, f"{r.seq} {r.leaf_hash}\\n".encode())
     n += 5

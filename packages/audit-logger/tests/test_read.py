@@ -453,3 +453,36 @@ def test_a_reader_needs_no_write_permission(ten, as_nobody, public_folder):
         assert len(list(run_query(copy, Query(actor="u-1")))) == 10
 
     assert as_nobody(work) == 0
+
+
+def test_a_forged_record_cannot_write_into_the_report(ten, tmp_path, capsys):
+    """Every word of a tampered log comes from the attacker."""
+    evil = b"<script>alert(1)</script>"
+    path = ten / f"{1:020d}.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    lines[3] = lines[3].replace(b'"outcome":"success"', b'"outcome":"%s"' % evil)
+    lines[4] = lines[4].replace(b'"ts":"2', b'"ts":"%s2' % evil[:4])
+    lines[5] = lines[5].replace(b'"outcome":"success"', b'"outcome":["x"]')
+    lines[6] = lines[6][:-1] + b',"seq":"%s"}' % evil
+    lines[7] = lines[7].replace(b"success", b"failure")
+    lines[8] = lines[8].replace(b'"id":"u-1"', b'"id":"%s"' % evil)
+    path.write_bytes(b"\n".join(lines))
+    page = tmp_path / "r.html"
+    assert run(capsys, "report", ten, "--to", page)[0] == 1
+    shown = page.read_text("utf-8")
+    assert "<script" not in shown
+    assert "&lt;script" in shown
+    assert "<b>8</b>events" in shown  # two are no events: their types are wrong
+    assert run(capsys, "query", ten, "--json")[0] == 0
+
+
+def test_one_change_is_not_reported_once_per_checkpoint(make_log, folder):
+    """The first checkpoint that differs says where; the rest are counted."""
+    with make_log(checkpoint_every=1) as audit:
+        for number in range(20):
+            audit.record("a.b", data={"n": number})
+    path = folder / f"{1:020d}.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"n":3}', b'"n":4}'))
+    found = [(f.kind, f.seq) for f in verify_log(folder).findings]
+    assert found[0] == ("root-differs", 5)
+    assert len(found) <= 4
