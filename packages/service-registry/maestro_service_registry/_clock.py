@@ -74,11 +74,13 @@ class Process:
     @classmethod
     def current(cls) -> "Process":
         """Describe the calling process."""
+        pid = os.getpid()
+        started, namespace = _of_this_process(pid)
         return cls(
-            pid=os.getpid(),
-            started=_start_time(os.getpid()) or "",
+            pid=pid,
+            started=started,
             boot=_boot(),
-            namespace=_namespace(),
+            namespace=namespace,
             host=socket.gethostname(),
         )
 
@@ -110,6 +112,14 @@ class Process:
 @lru_cache(maxsize=1)
 def _boot() -> str:
     return boot_id()
+
+
+@lru_cache(maxsize=1)
+def _of_this_process(pid: int) -> tuple[str, str]:
+    return _start_time(pid) or "", _namespace()
+
+
+os.register_at_fork(after_in_child=_of_this_process.cache_clear)
 
 
 def _namespace() -> str:

@@ -11,6 +11,8 @@ After a fork the child has no heart: its parent goes on beating, alone.
 """
 
 import contextlib
+import heapq
+import itertools
 import logging
 import math
 import random
@@ -59,6 +61,11 @@ class Heart:
         self._clock, self._rng = clock, rng
         self._changed = threading.Condition()  # guards the beats and the thread
         self._beats: dict[str, Beat] = {}
+        self._strict: dict[str, Beat] = {}
+        # (when, tie, beat): an entry of a beat that was removed or moved is skipped.
+        self._queue: list[tuple[float, int, Beat]] = []
+        self._ties = itertools.count()
+        self._wakes_at = math.inf  # when the beating thread looks again
         self._thread: threading.Thread | None = None
         self._watchdog: threading.Thread | None = None
         self._closed = False
@@ -71,13 +78,18 @@ class Heart:
         beat.next_at = started + interval * self._rng.uniform(0.3, 1.0)
         with self._changed:
             self._beats[beat.lease] = beat
+            if beat.strict:
+                self._strict[beat.lease] = beat
+            self._push(beat)
             self._start()
-            self._changed.notify_all()
+            if beat.strict or beat.next_at < self._wakes_at:
+                self._changed.notify_all()
 
     def remove(self, lease: str) -> None:
         """Stop keeping a lease alive."""
         with self._changed:
             self._beats.pop(lease, None)
+            self._strict.pop(lease, None)
 
     def watch_over(self) -> None:
         """Sweep even when there is nothing to beat for."""
@@ -91,8 +103,10 @@ class Heart:
         """
         with self._changed:
             self._closed = True
-            left = [beat for beat in self._beats.values() if beat.strict]
+            left = list(self._strict.values())
             self._beats.clear()
+            self._strict.clear()
+            self._queue.clear()
             self._changed.notify_all()
             threads = (self._thread, self._watchdog)
         for thread in threads:
@@ -105,10 +119,12 @@ class Heart:
     def run_due(self) -> float:
         """Do what is due now; return the seconds until something will be."""
         now = self._clock.elapsed()
-        with self._changed:
-            due = [beat for beat in self._beats.values() if beat.next_at <= now]
-        if due:
-            self._renew(due, now)
+        due = self._pop_due(now)
+        try:
+            if due:
+                self._renew(due, now)
+        finally:  # a callback's fault must not cost the others their beats
+            self._put_back(due, now)
         self._expire(self._clock.elapsed())
         if now >= self._sweep_at and not self._closed:
             jitter = self._rng.uniform(0.8, 1.2)
@@ -116,15 +132,40 @@ class Heart:
             with contextlib.suppress(StoreError):
                 self._sweeper.sweep()
         with self._changed:
-            times = [beat.next_at for beat in self._beats.values()]
-        return max(0.0, min([self._sweep_at, *times]) - self._clock.elapsed())
+            first = self._queue[0][0] if self._queue else math.inf
+            self._wakes_at = min(self._sweep_at, first)
+            return max(0.0, self._wakes_at - self._clock.elapsed())
+
+    def _push(self, beat: Beat) -> None:
+        heapq.heappush(self._queue, (beat.next_at, next(self._ties), beat))
+
+    def _pop_due(self, now: float) -> list[Beat]:
+        due = []
+        with self._changed:
+            while self._queue and self._queue[0][0] <= now:
+                when, _, beat = heapq.heappop(self._queue)
+                if self._beats.get(beat.lease) is beat and beat.next_at == when:
+                    due.append(beat)
+        return due
+
+    def _put_back(self, due: list[Beat], now: float) -> None:
+        with self._changed:
+            for beat in due:
+                if self._beats.get(beat.lease) is beat and beat.next_at <= now:
+                    self._push(beat)
+
+    def _postpone(self, beat: Beat, next_at: float) -> None:
+        with self._changed:
+            if self._beats.get(beat.lease) is beat:
+                beat.next_at = next_at
+                self._push(beat)
 
     def _start(self) -> None:
         if self._closed:
             return
         if self._thread is None:
             self._thread = _thread(self._run, "heart")
-        if self._watchdog is None and any(b.strict for b in self._beats.values()):
+        if self._watchdog is None and self._strict:
             self._watchdog = _thread(self._mind_deadlines, "deadlines")
 
     def _run(self) -> None:
@@ -137,8 +178,8 @@ class Heart:
             with self._changed:
                 if self._closed:
                     return
-                beats = [beat for beat in self._beats.values() if beat.strict]
-                first = min((b.deadline - b.margin for b in beats), default=math.inf)
+                ends = (beat.deadline - beat.margin for beat in self._strict.values())
+                first = min(ends, default=math.inf)
                 wait = first - self._clock.elapsed()
                 self._changed.wait(min(max(wait, 0.001), 3600.0))
 
@@ -163,7 +204,8 @@ class Heart:
             _log.warning("heartbeat not delivered, trying again: %s", error)
             for beat in due:
                 pause = min(1.0, beat.ttl / 10)
-                beat.next_at = self._clock.elapsed() + pause * self._rng.uniform(0.5, 1)
+                soon = pause * self._rng.uniform(0.5, 1)
+                self._postpone(beat, self._clock.elapsed() + soon)
             return
         for beat in due:
             if beat.lease in gone:
@@ -171,15 +213,15 @@ class Heart:
                 continue
             beat.deadline = now + beat.ttl
             interval = beat.ttl / BEATS_PER_TTL
-            beat.next_at = now + interval * self._rng.uniform(0.85, 1.0)
+            self._postpone(beat, now + interval * self._rng.uniform(0.85, 1.0))
             beat.beaten()
 
     def _expire(self, now: float) -> None:
         with self._changed:
             late = [
                 beat
-                for beat in self._beats.values()
-                if beat.strict and now >= beat.deadline - beat.margin
+                for beat in self._strict.values()
+                if now >= beat.deadline - beat.margin
             ]
         for beat in late:
             self._drop(beat, f"no heartbeat got through for {beat.ttl:g} s")
@@ -188,6 +230,7 @@ class Heart:
         with self._changed:
             if self._beats.pop(beat.lease, None) is None:
                 return  # removed meanwhile: its owner let go by itself
+            self._strict.pop(beat.lease, None)
         beat.gone(why)
 
 

@@ -7,6 +7,7 @@ records it changes, and a read copies only references.
 import threading
 import time
 import uuid
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
@@ -43,6 +44,8 @@ class MemoryStore:
         self._changed = threading.Condition(lock)
         hold_across_fork(self, lock)
         self._records: dict[str, Record] = {}
+        self._keys: list[str] = []  # of the records, sorted
+        self._held: dict[str, set[str]] = {}  # the keys that hang on each lease
         self._leases: dict[str, tuple[Lease, float]] = {}  # with the time it is due
         self._events: list[Event] = []
         self._revision = 0
@@ -51,10 +54,14 @@ class MemoryStore:
 
     def read(self, prefix: str) -> Snapshot:
         """Return every record whose key starts with `prefix`."""
+        found = []
         with self._changed:
-            found = [r for k, r in self._records.items() if k.startswith(prefix)]
-            revision = self._revision
-        return Snapshot(tuple(sorted(found, key=lambda r: r.key)), revision)
+            keys = self._keys
+            for at in range(bisect_left(keys, prefix), len(keys)):
+                if not keys[at].startswith(prefix):
+                    break
+                found.append(self._records[keys[at]])
+            return Snapshot(tuple(found), self._revision)
 
     def commit(self, ops: Sequence[Op], expect: Mapping[str, int] | None = None) -> int:
         """Apply all operations at one new revision and return it."""
@@ -104,7 +111,7 @@ class MemoryStore:
             }
             for id in ended:
                 del self._leases[id]
-            keys = [r.key for r in self._records.values() if r.lease in ended]
+            keys = {key for id in ended for key in self._held.get(id, ())}
             if keys:
                 self._apply([Delete(key) for key in sorted(keys)])
             return len(ended)
@@ -154,13 +161,21 @@ class MemoryStore:
     def _apply(self, ops: Sequence[Op]) -> int:
         self._revision += 1
         for op in ops:
+            old = self._records.get(op.key)
+            if old and old.lease:
+                self._let_go(old.lease, op.key)
             if isinstance(op, Delete):
-                if self._records.pop(op.key, None) is not None:
+                if old:
+                    del self._records[op.key]
+                    del self._keys[bisect_left(self._keys, op.key)]
                     self._events.append(Event(op.key, self._revision, None))
                 continue
-            old = self._records.get(op.key)
             created = old.created if old else self._revision
             record = Record(op.key, op.value, created, self._revision, op.lease)
+            if not old:
+                insort(self._keys, op.key)
+            if op.lease:
+                self._held.setdefault(op.lease, set()).add(op.key)
             self._records[op.key] = record
             self._events.append(Event(op.key, self._revision, record))
         if len(self._events) > 2 * self._keep:
@@ -169,6 +184,11 @@ class MemoryStore:
             self._compacted = cut - 1
         self._changed.notify_all()
         return self._revision
+
+    def _let_go(self, lease: str, key: str) -> None:
+        self._held[lease].discard(key)
+        if not self._held[lease]:
+            del self._held[lease]
 
     def _after(self, prefix: str, since: int) -> Batch:
         if since < self._compacted or since > self._revision:

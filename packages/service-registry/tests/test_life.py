@@ -1,14 +1,18 @@
 """Registering, beating, losing and ending."""
 
+import contextlib
 import os
+import random
 import signal
 import threading
 import time
 
 import pytest
 from maestro_service_registry import InvalidInput, LeaseLost, ServiceRegistry, Timing
+from maestro_service_registry._heart import Beat, Heart
 from maestro_service_registry._memory import MemoryStore
 from maestro_service_registry._sqlite import SqliteStore
+from maestro_service_registry._sweep import Eviction, Sweeper
 from maestro_service_registry.errors import StoreUnavailable
 from maestro_service_registry.testing import FakeClock
 from registry_support import python, quick_timing, wait_until
@@ -427,6 +431,32 @@ def test_a_sweeper_that_was_stopped_gives_everybody_one_more_turn(local_store, c
     assert registry.sweep() == 0
     clock.advance(1)
     assert registry.sweep() == 1
+
+
+def test_a_failing_callback_costs_no_other_lease_its_beat(clock):
+    """The fault is the callback's; everyone is beaten for in the end."""
+    store = MemoryStore(clock=clock)
+    rng = random.Random(1)
+    sweeper = Sweeper(store, clock=clock, rng=rng, eviction=Eviction(), interval=1)
+    heart = Heart(store, sweeper, clock=clock, rng=rng)
+    beaten = []
+
+    def faulty():
+        beaten.append("faulty")
+        raise ZeroDivisionError
+
+    for name, call in (("faulty", faulty), ("good", lambda: beaten.append("good"))):
+        lease = store.grant(30, strict=False, owner=None)
+        beat = Beat(lease, 30, strict=False, gone=beaten.append, beaten=call)
+        heart.add(beat, clock.elapsed())
+        assert name not in beaten
+    clock.advance(12)
+    for _ in range(3):
+        with contextlib.suppress(ZeroDivisionError):
+            heart.run_due()
+    heart.close()
+    assert set(beaten) == {"faulty", "good"}
+    assert beaten.count("good") == 1
 
 
 def test_beats_of_many_are_spread():

@@ -48,7 +48,7 @@ def test_a_server_restart_shorter_than_the_ttl_is_not_noticed(tmp_path):
                     )
                     assert not me.lost.is_set()
                     beat = registry._heart._beats[after.lease]
-                    beat.next_at = 0.0
+                    registry._heart._postpone(beat, 0.0)
                     registry._heart.run_due()
                     assert beat.deadline > registry._clock.elapsed() + 50
                     me.close()

@@ -79,6 +79,7 @@ class Document(Mapping[str, Any]):
         "_keep",
         "_limits",
         "_marks",
+        "_order",
         "_path",
         "history",
         "root",
@@ -106,6 +107,7 @@ class Document(Mapping[str, Any]):
         self.traps = traps
         self._marks = marks
         self._keep = keep
+        self._order: dict[int, dict[Any, int]] = {}  # of mappings that were asked for
         self._limits = limits or Limits()
         self._path = path
         self.history: History = {} if history is None else history
@@ -228,7 +230,11 @@ class Document(Mapping[str, Any]):
             at = 2 + (key if key >= 0 else key + len(container))
             found = marks[at : at + 1] * 2
         else:
-            at = next((i for i, k in enumerate(container) if k == key), len(container))
+            order = self._order.get(id(container))
+            if order is None or len(order) != len(container):
+                order = {k: i for i, k in enumerate(container)}
+                self._order[id(container)] = order
+            at = order.get(key, len(container))
             found = marks[2 + 2 * at : 4 + 2 * at]
         if len(found) < 2:
             return (Place(source, marks[1], marks[1]),)

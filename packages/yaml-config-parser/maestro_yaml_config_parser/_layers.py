@@ -50,10 +50,11 @@ class Layering:
         tagged = self.session.strategies.get(id(value))
         if tagged:
             return tagged
-        text = format_path(path)
-        for pattern, strategy in self.rules:
-            if pattern.fullmatch(text):
-                return strategy
+        if self.rules:
+            text = format_path(path)
+            for pattern, strategy in self.rules:
+                if pattern.fullmatch(text):
+                    return strategy
         return "merge" if isinstance(value, dict) else "replace"
 
     def _mappings(self, below: dict[Any, Any], over: dict[Any, Any], path: Path) -> Any:
