@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 
 from maestro_audit_logger import Actor, AuditLogger
 
@@ -37,28 +38,37 @@ def ours_open(folder, **settings):
     return AuditLogger(f"{folder}/audit", origin="bench", actor=ACTOR, **settings)
 
 
-# One event to the operating system, CPU per event
+# One event to the operating system. Each opens its logger and yields a function
+# that writes so many events.
 
 
-def cpu_ours(folder, count):
+@contextmanager
+def one_ours(folder):
     with ours_open(folder, durability="os") as audit:
-        start = time.process_time()
-        for _ in range(count):
-            audit.record("invoice.approve", resource=("invoice", "inv-7"), data=FIELDS)
-        return (time.process_time() - start) / count * 1e6
+
+        def write(count):
+            for _ in range(count):
+                audit.record(
+                    "invoice.approve", resource=("invoice", "inv-7"), data=FIELDS
+                )
+
+        yield write
 
 
-def cpu_ours_batched(folder, count):
+@contextmanager
+def batched_ours(folder):
     event = {
         "action": "invoice.approve",
         "resource": ("invoice", "inv-7"),
         "data": FIELDS,
     }
     with ours_open(folder, durability="os") as audit:
-        start = time.process_time()
-        for _ in range(count // 64):
-            audit.record_many([event] * 64)
-        return (time.process_time() - start) / (count // 64 * 64) * 1e6
+
+        def write(count):
+            for _ in range(count // 64):
+                audit.record_many([event] * 64)
+
+        yield write
 
 
 class JsonFormatter(logging.Formatter):
@@ -77,7 +87,8 @@ class JsonFormatter(logging.Formatter):
         )
 
 
-def cpu_logging(folder, count):
+@contextmanager
+def one_logging(folder):
     logger = logging.Logger("bench")  # noqa: LOG001 - kept out of the tree
     handler = logging.FileHandler(f"{folder}/stdlib.log", encoding="utf-8")
     handler.setFormatter(JsonFormatter())
@@ -87,15 +98,17 @@ def cpu_logging(folder, count):
         "resource": ["invoice", "inv-7"],
         "data": FIELDS,
     }
-    start = time.process_time()
-    for _ in range(count):
-        logger.info("invoice.approve", extra=extra)
-    taken = (time.process_time() - start) / count * 1e6
+
+    def write(count):
+        for _ in range(count):
+            logger.info("invoice.approve", extra=extra)
+
+    yield write
     handler.close()
-    return taken
 
 
-def cpu_structlog(folder, count):
+@contextmanager
+def one_structlog(folder):
     import orjson
     import structlog
 
@@ -108,42 +121,92 @@ def cpu_structlog(folder, count):
                 structlog.processors.JSONRenderer(serializer=orjson.dumps),
             ],
         ).bind(actor={"type": "user", "id": "u-42"})
-        start = time.process_time()
-        for _ in range(count):
-            logger.info(
-                "invoice.approve",
-                resource=["invoice", "inv-7"],
-                outcome="success",
-                data=FIELDS,
-            )
-        return (time.process_time() - start) / count * 1e6
+
+        def write(count):
+            for _ in range(count):
+                logger.info(
+                    "invoice.approve",
+                    resource=["invoice", "inv-7"],
+                    outcome="success",
+                    data=FIELDS,
+                )
+
+        yield write
 
 
-def cpu_loguru(folder, count):
+@contextmanager
+def one_loguru(folder):
     from loguru import logger
 
     logger.remove()
     sink = logger.add(f"{folder}/loguru.log", serialize=True)
     bound = logger.bind(actor={"type": "user", "id": "u-42"})
-    start = time.process_time()
-    for _ in range(count):
-        bound.bind(resource=["invoice", "inv-7"], data=FIELDS).info("invoice.approve")
-    taken = (time.process_time() - start) / count * 1e6
+
+    def write(count):
+        for _ in range(count):
+            bound.bind(resource=["invoice", "inv-7"], data=FIELDS).info(
+                "invoice.approve"
+            )
+
+    yield write
     logger.remove(sink)
-    return taken
 
 
-def cpu_auditchain(folder, count):
+@contextmanager
+def one_auditchain(folder):
     from auditchain import JsonlBackend, SyncAuditLog
 
     log = SyncAuditLog(JsonlBackend(f"{folder}/chain.jsonl"))
-    count = min(count, 2000)
-    start = time.process_time()
-    for _ in range(count):
-        log.append(
-            actor="u-42", action="invoice.approve", subject="inv-7", metadata=FIELDS
-        )
-    return (time.process_time() - start) / count * 1e6
+
+    def write(count):
+        for _ in range(count):
+            log.append(
+                actor="u-42", action="invoice.approve", subject="inv-7", metadata=FIELDS
+            )
+
+    yield write
+
+
+@contextmanager
+def one_sqlite(folder):
+    connection = sqlite3.connect(f"{folder}/peer.sqlite", isolation_level=None)
+    connection.execute("pragma journal_mode=wal")
+    connection.execute("pragma synchronous=normal")
+    connection.execute("create table e (id integer primary key, line text)")
+
+    def write(count):
+        for _ in range(count):
+            line = json.dumps(
+                {"actor": "u-42", "action": "invoice.approve", "data": FIELDS}
+            )
+            connection.execute("insert into e (line) values (?)", (line,))
+
+    yield write
+    connection.close()
+
+
+BLOCK, BLOCKS = 512, 20
+
+
+def cpu_round(mine, peer, blocks):
+    """Alternate blocks of events, so that both meet the same noise; us per event."""
+    spent = {mine: 0.0, peer: 0.0}
+    with (
+        tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder,
+        mine(folder) as write_mine,
+        peer(folder) as write_peer,
+    ):
+        pair = [(mine, write_mine), (peer, write_peer)]
+        for _, write in pair:
+            write(64)
+        for _ in range(blocks):
+            pair.reverse()
+            for work, write in pair:
+                start = time.process_time()
+                write(BLOCK)
+                spent[work] += time.process_time() - start
+    each = 1e6 / (blocks * BLOCK)
+    return spent[mine] * each, spent[peer] * each
 
 
 # Durable events per second
@@ -243,8 +306,19 @@ def verify_auditchain(folder, count):
     )
 
 
+def medians(pairs):
+    """Return the medians of both, of the ratio, and its spread."""
+    ratios = [a / b for a, b in pairs]
+    return (
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
+        statistics.median(ratios),
+        max(ratios) - min(ratios),
+    )
+
+
 def rounds(count, mine, peer):
-    """Interleave; return the medians of both, of the ratio, and its spread."""
+    """Run both in turn, each in a folder of its own."""
     pairs = []
     for number in range(count):
         order = (mine, peer) if number % 2 == 0 else (peer, mine)
@@ -253,13 +327,7 @@ def rounds(count, mine, peer):
             with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
                 values[work] = work(folder)
         pairs.append((values[mine], values[peer]))
-    ratios = [a / b for a, b in pairs]
-    return (
-        statistics.median(a for a, _ in pairs),
-        statistics.median(b for _, b in pairs),
-        statistics.median(ratios),
-        max(ratios) - min(ratios),
-    )
+    return medians(pairs)
 
 
 def row(work, unit, peer, measured, target, direction):
@@ -274,36 +342,25 @@ def row(work, unit, peer, measured, target, direction):
 
 
 def bench(short):
-    count, times = (2000, 3) if short else (10_000, 7)
+    times, blocks = (3, 4) if short else (7, BLOCKS)
+    single, batch = "one event to the OS, CPU", "one event of 64 in record_many, CPU"
     out = []
-    for peer, work, target in [
-        ("stdlib logging JSON", cpu_logging, 1.0),
-        ("structlog + orjson", cpu_structlog, None),
-        ("loguru", cpu_loguru, None),
-        ("auditchain", cpu_auditchain, None),
+    for name, mine, peer, work, target in [
+        (single, one_ours, "stdlib logging JSON", one_logging, 1.0),
+        (single, one_ours, "structlog + orjson", one_structlog, None),
+        (single, one_ours, "loguru", one_loguru, None),
+        (single, one_ours, "SQLite WAL NORMAL", one_sqlite, None),
+        (single, one_ours, "auditchain", one_auditchain, None),
+        (batch, batched_ours, "stdlib logging JSON", one_logging, 1.0),
     ]:
+        some = max(blocks // 8, 1) if peer == "auditchain" else blocks
         try:
-            measured = rounds(
-                times, lambda f: cpu_ours(f, count), lambda f, w=work: w(f, count)
-            )
+            measured = medians([cpu_round(mine, work, some) for _ in range(times)])
         except ImportError:
             print(f"{peer}: not installed", file=sys.stderr)
-            out.append(
-                {
-                    "work": "one event to the OS, CPU",
-                    "peer": peer,
-                    "note": "not installed",
-                }
-            )
+            out.append({"work": name, "peer": peer, "note": "not installed"})
             continue
-        out.append(
-            row("one event to the OS, CPU", "us", peer, measured, target, "lower")
-        )
-    measured = rounds(
-        times, lambda f: cpu_ours_batched(f, count), lambda f: cpu_logging(f, count)
-    )
-    name = "one event of 64 in record_many"
-    out.append(row(name, "us", "stdlib logging JSON", measured, 1.0, "lower"))
+        out.append(row(name, "us", peer, measured, target, "lower"))
     per = 20 if short else 100
     for level, target in (("full", 10.0), ("normal", None)):
         measured = rounds(
@@ -328,7 +385,7 @@ def bench_large(count, peer_count):
             "from maestro_audit_logger import verify_log",
             f"assert verify_log({path!r}).ok",
         )
-        _, seconds, _ = probe(
+        seconds, wall, _ = probe(
             "from maestro_audit_logger import Query, run_query",
             f"assert len(list(run_query({path!r}, Query(actor='u-77')))) == {count // 5000}",
         )
@@ -338,7 +395,7 @@ def bench_large(count, peer_count):
             peer = (peer_cpu * peer_scale, peer_memory)
         except ImportError:
             peer = (float("nan"), float("nan"))
-    cpu, seconds = cpu * scale, seconds * scale
+    cpu, seconds, wall = cpu * scale, seconds * scale, wall * scale
     name = f"auditchain, from {peer_count:,} events"
     made = row(
         "verify 1M events, CPU",
@@ -359,13 +416,15 @@ def bench_large(count, peer_count):
     )
     out.append(made | {"target": 50.0, "met": memory <= 50.0, "note": "target in MB"})
     made = row(
-        "query one actor of 1M",
+        "query one actor of 1M, CPU",
         "s",
         "1 second",
         (seconds, 1.0, seconds, 0.0),
         1.0,
         "lower",
     )
+    out.append(made)
+    made = row("the same, wall", "s", "1 second", (wall, 1.0, wall, 0.0), 1.0, "lower")
     out.append(made)
     return out
 
@@ -379,7 +438,7 @@ def main():
     for item in found:
         if "ours" in item:
             print(
-                f"{item['work']:28} {item['peer']:32} ours {item['ours']:10.2f} {item['unit']:3} "
+                f"{item['work']:36} {item['peer']:32} ours {item['ours']:10.2f} {item['unit']:3} "
                 f"peer {item['peer_value']:10.2f} ratio {item['ratio']:7.3f} "
                 f"(spread {item['spread']:.2f}) met {item['met']}"
             )

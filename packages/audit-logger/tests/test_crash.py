@@ -20,14 +20,19 @@ from maestro_audit_logger._files import Files
 WRITER = """
 import os, sys
 from maestro_audit_logger import Actor, AuditLogger
-audit = AuditLogger(sys.argv[1], durability=sys.argv[3], segment_bytes=2_000_000,
-                    checkpoint_every=300, actor=Actor.user("w" + sys.argv[2]))
+from maestro_audit_logger._files import Files
+class Piecemeal(Files):
+    # write(2) may take less than asked: then a kill falls into the middle of a line.
+    def write(self, fd, data):
+        return super().write(fd, data[:100])
+audit = AuditLogger(sys.argv[1], durability=sys.argv[3], segment_bytes=200_000,
+                    checkpoint_every=300, actor=Actor.user("w" + sys.argv[2]), files=Piecemeal())
 n = 0
 while True:
-    # Every third batch is so large that a kill often falls into its write.
-    count, pad = (5, n % 1700) if n % 3 else (8, 60_000)
-    events = [{"action": "a.b", "data": {"n": n + k, "pad": "x" * pad}} for k in range(count)]
-    receipts = audit.record_many(events) if n % 2 or not n % 3 else [audit.record(**events[0])]
+    # Every third batch is large, so that a kill often falls into its write.
+    size = 5 if n % 3 else 100
+    events = [{"action": "a.b", "data": {"n": n + k, "pad": "x" * (n % 1700)}} for k in range(size)]
+    receipts = audit.record_many(events) if n % 2 or size > 5 else [audit.record(**events[0])]
     for r in receipts:
         os.write(1, f"{r.seq} {r.leaf_hash}\\n".encode())
     n += 5
@@ -105,11 +110,13 @@ def test_a_killed_writer_loses_nothing_acknowledged(folder, writers):
 
 @pytest.mark.drill
 @pytest.mark.parametrize(
-    ("writers", "durability"), [(1, "commit"), (4, "commit"), (4, "os")]
+    ("writers", "durability", "least_torn"),
+    [(1, "os", 3), (1, "commit", 3), (4, "commit", 0), (4, "os", 0)],
 )
-def test_a_hundred_kills_lose_nothing(folder, writers, durability):
+def test_a_hundred_kills_lose_nothing(folder, writers, durability, least_torn):
     """The same, a hundred times: print how many records and torn tails it met."""
     total, torn = drill(folder, 100, writers, durability, seed=100 + writers)
+    assert torn >= least_torn, "hardly a kill fell into a write"
     print(f"{writers} writers, {durability}: {total} acknowledged, {torn} torn")
 
 
