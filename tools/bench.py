@@ -15,7 +15,6 @@ Exit codes: 0 done, 1 a script failed or tables differ, 2 usage, 130 interrupted
 """
 
 import argparse
-import html
 import json
 import os
 import platform
@@ -24,18 +23,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench_report import Row, keep, print_table, write_page, write_tables
+
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "benchmarks"
 ENVIRONMENTS = ROOT / ".venv-bench"
 UV = Path(sys.executable).with_name("uv")
-MARKS = ("<!-- benchmarks: written by `make bench` -->", "<!-- end of benchmarks -->")
 TIMEOUT = 1800  # seconds for one script
-Row = dict[str, Any]
 
 
 def main() -> int:
@@ -50,7 +49,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="with --tables: compare")
     args = parser.parse_args()
     if args.tables:
-        return tables(check=args.check)
+        return write_tables(check=args.check)
     chosen = [folder for folder in folders() if args.package in {None, folder.name}]
     if not chosen:
         names = ", ".join(folder.name for folder in folders())
@@ -65,7 +64,7 @@ def main() -> int:
             keep(folder.name, result)
     if args.write:
         write_page()
-        tables(check=False)
+        write_tables(check=False)
     return 1 if failed else 0
 
 
@@ -83,15 +82,18 @@ def measure(folder: Path, *, full: bool) -> dict[str, Any]:
     rows: list[Row] = []
     failed: list[str] = []
     versions: dict[str, str] = {}
-    for script in sorted(folder.glob("benchmarks/bench_*.py")):
-        print(f"bench: {folder.name}: {script.name}", flush=True)
+    scripts: list[dict[str, Any]] = []
+    for words in commands(folder):
+        name = words[-1].name
+        print(f"bench: {folder.name}: {name}", flush=True)
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "rows.json"
-            command = [python, "-P", script, "--json", out]
+            command = [python, "-P", *words, "--json", out]
             command += [] if full else ["--short"]
-            code = run_script(command, Path(scratch))
+            code, used = run_script(command, Path(scratch))
+            scripts.append({"name": name, **used})
             if code or not out.exists():
-                failed.append(f"{script.name}: exit code {code}")
+                failed.append(f"{name}: exit code {code}")
                 continue
             found = json.loads(out.read_text(encoding="utf-8"))
             rows += found["rows"]
@@ -101,6 +103,7 @@ def measure(folder: Path, *, full: bool) -> dict[str, Any]:
     return {
         "v": 1,
         "rows": rows,
+        "scripts": scripts,
         "failed": failed,
         "not_installed": missing,
         "versions": versions,
@@ -114,18 +117,39 @@ def measure(folder: Path, *, full: bool) -> dict[str, Any]:
     }
 
 
-def run_script(command: list[Any], scratch: Path) -> int:
-    """Run one script in an empty folder; return its exit code."""
+def commands(folder: Path) -> Iterator[list[Path]]:
+    """Yield what to run for a folder: its scripts, and the growth of its cases."""
+    for script in sorted(folder.glob("benchmarks/bench_*.py")):
+        yield [script]
+    growth = folder / "benchmarks" / "growth.py"
+    if growth.exists():
+        yield [Path(__file__).with_name("bench_growth.py"), growth]
+
+
+def run_script(command: list[Any], scratch: Path) -> tuple[int, dict[str, float]]:
+    """Run one script in an empty folder; return its exit code and what it used."""
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=scratch, env=environment, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    late = threading.Timer(TIMEOUT, process.kill)
+    late.start()
     try:
-        done = subprocess.run(
-            [str(part) for part in command],
-            cwd=scratch, env=environment, check=False, timeout=TIMEOUT,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return -1
-    return done.returncode
+        _, status, used = os.wait4(process.pid, 0)  # with what it and its children used
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        late.cancel()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, {
+        "wall": time.monotonic() - began,
+        "cpu": used.ru_utime + used.ru_stime,
+        "mb": used.ru_maxrss / 1024,
+    }
 
 
 def environment(folder: Path) -> tuple[Path, list[str]]:
@@ -221,164 +245,6 @@ def cpu_seconds(command: list[Any]) -> float:
         after.children_user + after.children_system
         - before.children_user - before.children_system
     )  # fmt: skip
-
-
-def number(value: float | None) -> str:
-    """Return a figure with three digits that count."""
-    if value is None:
-        return "-"
-    if value and abs(value) < 0.001:
-        return f"{value:.1e}"
-    digits = (
-        0
-        if abs(value) >= 100
-        else 1
-        if abs(value) >= 10
-        else 2
-        if abs(value) >= 1
-        else 3
-    )
-    return f"{value:,.{digits}f}"
-
-
-def cells(entry: Row) -> list[str]:
-    """Return a row as text: work, peer, its figure, ours, ratio, target, met."""
-    unit = entry.get("unit") or ""
-    met = {True: "yes", False: "no"}.get(entry.get("met"), "-")
-    sign = "at least " if entry.get("direction") == "higher" else "at most "
-    target = entry.get("target")
-    return [
-        str(entry["work"]),
-        str(entry.get("peer") or "-"),
-        f"{number(entry.get('peer_value'))} {unit}" if entry.get("peer_value") else "-",
-        f"{number(entry.get('ours'))} {unit}",
-        number(entry.get("ratio")),
-        sign + number(target) if target is not None else "-",
-        met,
-    ]
-
-
-HEAD = ["work", "peer", "peer's figure", "ours", "ratio", "target", "met"]
-
-
-def print_table(name: str, result: dict[str, Any]) -> None:
-    """Print one package's rows."""
-    lines = [HEAD, *(cells(entry) for entry in result["rows"])]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    print(f"\n{name}")
-    for line in lines:
-        print(
-            "  "
-            + "  ".join(f"{c:{w}}" for c, w in zip(line, widths, strict=True)).rstrip()
-        )
-    for peer in result["not_installed"]:
-        print(f"  not installed: {peer}")
-    for failure in result["failed"]:
-        print(f"  FAILED: {failure}")
-
-
-def keep(name: str, result: dict[str, Any]) -> None:
-    """Write a package's rows and chart."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
-    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
-    (RESULTS / f"{name}.svg").write_text(chart(name, result["rows"]), encoding="utf-8")
-
-
-def chart(name: str, rows: list[Row]) -> str:
-    """Return a bar for each row: ours against the peer on a log axis."""
-    import math
-
-    shown = [r for r in rows if r.get("ratio")]
-    height = 26 * len(shown) + 50
-    middle, scale = 520, 60.0  # one decade
-    parts = []
-    for index, entry in enumerate(shown):
-        y = 26 * index + 36
-        ratio = float(entry["ratio"])
-        better = ratio < 1 if entry.get("direction") != "higher" else ratio > 1
-        length = max(min(math.log10(ratio) * scale, 240), -240)
-        x = middle + min(length, 0)
-        colour = "#2f7d4f" if better else "#c9764f"
-        label = html.escape(f"{entry['work']} / {entry['peer']}"[:64])
-        parts.append(
-            f'<text x="250" y="{y + 14}" text-anchor="end" font-size="10">{label}</text>'
-            f'<rect x="{x:.1f}" y="{y}" width="{max(abs(length), 1):.1f}" height="18" '
-            f'fill="{colour}"/><text x="770" y="{y + 14}" font-size="11">'
-            f"{number(ratio)}</text>"
-        )
-    title = html.escape(f"{name}: ours over the peer, log axis; green is better")
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="820" height="{height}" '
-        f'viewBox="0 0 820 {height}" font-family="sans-serif">'
-        f'<rect width="820" height="{height}" fill="white"/>'
-        f'<text x="10" y="20" font-size="14">{title}</text>'
-        f'<line x1="{middle}" y1="30" x2="{middle}" y2="{height - 10}" stroke="#888"/>'
-        f"{''.join(parts)}</svg>\n"
-    )
-
-
-def write_page() -> None:
-    """Write one page over all kept rows."""
-    sections = []
-    for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        body = "".join(
-            "<tr>"
-            + "".join(f"<td>{html.escape(c)}</td>" for c in cells(entry))
-            + "</tr>"
-            for entry in result["rows"]
-        )
-        head = "".join(f"<th>{title}</th>" for title in HEAD)
-        machine = html.escape(json.dumps(result["machine"]))
-        sections.append(
-            f'<h2>{path.stem}</h2><img src="{path.stem}.svg" alt="">'
-            f"<table><tr>{head}</tr>{body}</table><p>{machine}</p>"
-        )
-    (RESULTS / "index.html").write_text(
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<title>Benchmarks</title><style>body{font:15px/1.5 system-ui;margin:2rem auto;"
-        "max-width:70rem}td,th{text-align:left;padding:.2rem .6rem;border-bottom:1px solid "
-        f"#8886}}</style></head><body><h1>Benchmarks</h1>{''.join(sections)}</body></html>\n",
-        encoding="utf-8",
-    )
-
-
-def tables(*, check: bool) -> int:
-    """Write each README's table from the kept rows, or compare."""
-    differing = []
-    for path in sorted(RESULTS.glob("*.json")):
-        folder = ROOT / "packages" / path.stem
-        readme = (folder if folder.is_dir() else ROOT / path.stem) / "README.md"
-        before = readme.read_text(encoding="utf-8")
-        if MARKS[0] not in before or MARKS[1] not in before:
-            continue
-        head, _, rest = before.partition(MARKS[0])
-        _, _, tail = rest.partition(MARKS[1])
-        result = json.loads(path.read_text(encoding="utf-8"))
-        after = f"{head}{MARKS[0]}\n{markdown(result)}\n{MARKS[1]}{tail}"
-        if after != before:
-            differing.append(str(readme.relative_to(ROOT)))
-            if not check:
-                readme.write_text(after, encoding="utf-8")
-    if check and differing:
-        print(f"bench: tables differ from docs/benchmarks: {', '.join(differing)}")
-        print("bench: run `python tools/bench.py --tables`")
-        return 1
-    return 0
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """Return a README's table."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(cells(entry)) + " |" for entry in result["rows"]]
-    machine = result["machine"]
-    lines.append("")
-    lines.append(
-        f"{machine['system']}, {machine['cores']} cores, Python {machine['python']}, "
-        f"{machine['date']}; `make bench`."
-    )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

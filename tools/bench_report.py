@@ -1,0 +1,188 @@
+"""What a measurement looks like: the printed table, charts, the page, README tables."""
+
+import html
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "benchmarks"
+MARKS = ("<!-- benchmarks: written by `make bench` -->", "<!-- end of benchmarks -->")
+Row = dict[str, Any]
+
+
+def number(value: float | None) -> str:
+    """Return a figure with three digits that count."""
+    if value is None:
+        return "-"
+    if value and abs(value) < 0.001:
+        return f"{value:.1e}"
+    digits = (
+        0
+        if abs(value) >= 100
+        else 1
+        if abs(value) >= 10
+        else 2
+        if abs(value) >= 1
+        else 3
+    )
+    return f"{value:,.{digits}f}"
+
+
+def cells(entry: Row) -> list[str]:
+    """Return a row as text: work, peer, its figure, ours, ratio, target, met."""
+    unit = entry.get("unit") or ""
+    met = {True: "yes", False: "no", None: "-"}[entry.get("met")]
+    sign = "at least " if entry.get("direction") == "higher" else "at most "
+    target = entry.get("target")
+    return [
+        str(entry["work"]),
+        str(entry.get("peer") or "-"),
+        f"{number(entry.get('peer_value'))} {unit}" if entry.get("peer_value") else "-",
+        f"{number(entry.get('ours'))} {unit}".strip(),
+        number(entry.get("ratio")),
+        number(entry.get("spread")),
+        sign + number(target) if target is not None else "-",
+        met,
+    ]
+
+
+HEAD = ["work", "peer", "peer's figure", "ours", "ratio", "spread", "target", "met"]
+
+
+def print_table(name: str, result: dict[str, Any]) -> None:
+    """Print one package's rows."""
+    lines = [HEAD, *(cells(entry) for entry in result["rows"])]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
+    print(f"\n{name}")
+    for line in lines:
+        print(
+            "  "
+            + "  ".join(f"{c:{w}}" for c, w in zip(line, widths, strict=True)).rstrip()
+        )
+    for entry in result["rows"]:
+        if entry.get("note"):
+            print(f"  {entry['work']}: {entry['note']}")
+    for script in result["scripts"]:
+        print(
+            f"  {script['name']}: {script['wall']:.0f} s, CPU {script['cpu']:.0f} s, "
+            f"peak {script['mb']:.0f} MB"
+        )
+    for peer in result["not_installed"]:
+        print(f"  not installed: {peer}")
+    for failure in result["failed"]:
+        print(f"  FAILED: {failure}")
+
+
+def keep(name: str, result: dict[str, Any]) -> None:
+    """Write a package's rows and chart."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1) + "\n"
+    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+    (RESULTS / f"{name}.svg").write_text(chart(name, result["rows"]), encoding="utf-8")
+
+
+def chart(name: str, rows: list[Row]) -> str:
+    """Return a bar for each row: ours against the peer on a log axis."""
+    shown = [r for r in rows if r.get("ratio")]
+    height = 26 * len(shown) + 50
+    middle, scale = 520, 60.0  # one decade
+    parts = []
+    for index, entry in enumerate(shown):
+        y = 26 * index + 36
+        ratio = float(entry["ratio"])
+        better = ratio < 1 if entry.get("direction") != "higher" else ratio > 1
+        length = max(min(math.log10(ratio) * scale, 240), -240)
+        x = middle + min(length, 0)
+        colour = "#2f7d4f" if better else "#c9764f"
+        label = html.escape(f"{entry['work']} / {entry['peer']}"[:64])
+        parts.append(
+            f'<text x="250" y="{y + 14}" text-anchor="end" font-size="10">{label}</text>'
+            f'<rect x="{x:.1f}" y="{y}" width="{max(abs(length), 1):.1f}" height="18" '
+            f'fill="{colour}"/><text x="770" y="{y + 14}" font-size="11">'
+            f"{number(ratio)}</text>"
+        )
+    title = html.escape(f"{name}: ours over the peer, log axis; green is better")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="820" height="{height}" '
+        f'viewBox="0 0 820 {height}" font-family="sans-serif">'
+        f'<rect width="820" height="{height}" fill="white"/>'
+        f'<text x="10" y="20" font-size="14">{title}</text>'
+        f'<line x1="{middle}" y1="30" x2="{middle}" y2="{height - 10}" stroke="#888"/>'
+        f"{''.join(parts)}</svg>\n"
+    )
+
+
+def write_page() -> None:
+    """Write one page over all kept rows."""
+    sections = []
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td>{html.escape(c)}</td>" for c in cells(entry))
+            + "</tr>"
+            for entry in result["rows"]
+        )
+        head = "".join(f"<th>{title}</th>" for title in HEAD)
+        machine = html.escape(json.dumps(result["machine"] | result["versions"]))
+        notes = "".join(
+            f"<li>{html.escape(entry['work'])}: {html.escape(entry['note'])}</li>"
+            for entry in result["rows"]
+            if entry.get("note")
+        )
+        sections.append(
+            f'<h2>{path.stem}</h2><img src="{path.stem}.svg" alt="">'
+            f"<table><tr>{head}</tr>{body}</table><ul>{notes}</ul><p>{machine}</p>"
+        )
+    (RESULTS / "index.html").write_text(
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<title>Benchmarks</title><style>body{font:15px/1.5 system-ui;margin:2rem auto;"
+        "max-width:70rem}td,th{text-align:left;padding:.2rem .6rem;border-bottom:1px solid "
+        f"#8886}}</style></head><body><h1>Benchmarks</h1>{''.join(sections)}</body></html>\n",
+        encoding="utf-8",
+    )
+
+
+def write_tables(*, check: bool) -> int:
+    """Write each README's table from the kept rows, or compare."""
+    differing = []
+    for path in sorted(RESULTS.glob("*.json")):
+        folder = ROOT / "packages" / path.stem
+        readme = (folder if folder.is_dir() else ROOT / path.stem) / "README.md"
+        before = readme.read_text(encoding="utf-8")
+        if MARKS[0] not in before or MARKS[1] not in before:
+            continue
+        head, _, rest = before.partition(MARKS[0])
+        _, _, tail = rest.partition(MARKS[1])
+        result = json.loads(path.read_text(encoding="utf-8"))
+        after = f"{head}{MARKS[0]}\n{markdown(result)}\n{MARKS[1]}{tail}"
+        if after != before:
+            differing.append(str(readme.relative_to(ROOT)))
+            if not check:
+                readme.write_text(after, encoding="utf-8")
+    if check and differing:
+        print(f"bench: tables differ from docs/benchmarks: {', '.join(differing)}")
+        print("bench: run `python tools/bench.py --tables`")
+        return 1
+    return 0
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return a README's table."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines += ["| " + " | ".join(cells(entry)) + " |" for entry in result["rows"]]
+    machine = result["machine"]
+    notes = [
+        f"- {entry['work']}: {entry['note']}"
+        for entry in result["rows"]
+        if entry.get("note") and entry.get("met") is False
+    ]
+    lines += ["", "Not met, and why:", "", *notes] if notes else []
+    lines.append("")
+    lines.append(
+        f"{machine['system']}, {machine['cores']} cores, Python {machine['python']}, "
+        f"{machine['date']}; `make bench`."
+    )
+    return "\n".join(lines)
