@@ -131,15 +131,28 @@ def start(folder: Path, port: int) -> Running:
             stderr=output,
             start_new_session=True,  # ^C in the shell must not end it
         )
+    state = wait_until_running(folder, process)
+    # The child outlives us by design; without this, Popen would warn.
+    process.returncode = 0
+    return describe(folder, state, started=True)
+
+
+def wait_until_running(
+    folder: Path, process: subprocess.Popen[bytes]
+) -> dict[str, Any]:
+    """Return what server.json says, once the process that serves `folder` answers.
+
+    Raises:
+        ControlFault: it ended, or did not answer in time and was ended.
+    """
+    log = folder / "server.log"
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline:
         state = read_json(folder / "server.json")
         if state.get("pid") == process.pid:
             answer = probe(int(state["port"]))
             if answer.instance == state["instance"]:
-                # The child outlives us by design; without this, Popen would warn.
-                process.returncode = 0
-                return describe(folder, state, started=True)
+                return state
         if process.poll() is not None:
             raise ControlFault(f"the index did not start: {last_line(log)}")
         time.sleep(0.02)
@@ -203,5 +216,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def last_line(path: Path) -> str:
     """Return the last line of a log."""
+    if not path.exists():
+        return "no message"
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else "no message"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from maestro_index import control
 
+from .conformance import Server, a_server
 from .index_client import Client
 
 
@@ -15,3 +16,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     running = control.ensure_running(root, 0)
     yield Client(root, running)
     control.stop(root)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return the server under conformance test: embedded, or named by its URL."""
+    with a_server(tmp_path_factory.mktemp("conformance")) as found:
+        yield found

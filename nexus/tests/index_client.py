@@ -40,9 +40,10 @@ def make_sdist(name: str = "maestro-demo", version: str = "1.0.0") -> tuple[str,
     text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        member = tarfile.TarInfo(f"{stem}/PKG-INFO")
-        member.size = len(text)
-        archive.addfile(member, io.BytesIO(text))
+        for file, content in (("PKG-INFO", text), ("pyproject.toml", b"")):
+            member = tarfile.TarInfo(f"{stem}/{file}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return f"{stem}.tar.gz", buffer.getvalue()
 
 
