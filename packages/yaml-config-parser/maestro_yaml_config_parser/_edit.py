@@ -22,6 +22,7 @@ from ._source import Limits, Source, read_source
 from .errors import ConfigError, EditError, PathNotFoundError
 
 _PROPERTY = re.compile(r"(?:&\S+[ \t]+)|(?:!\S*[ \t]+)")
+_HEADER = re.compile(r"[ \t]*(?:[&!]\S+[ \t]+)*[|>]\S*")
 _SAFE = re.compile(r"[A-Za-z_/.][\w ./@+-]*\Z")
 
 
@@ -111,6 +112,37 @@ class Edit:
             raise self._refusal(node, f"{format_path(steps)!r} is not a list")
         holder.append(value)
         self._commit(self._with_item(node, value), data)
+
+    def comment(self, path: str | Path, text: str | None) -> None:
+        """Set the comment at the end of a value's line; None takes it away.
+
+        The comment of a nested block stands behind its key.
+        """
+        if text is not None and not text.isprintable():
+            raise ValueError(f"a comment is one line of printable text, got {text!r}")
+        steps = _steps(path)
+        parent, key = self._find(steps[:-1]), steps[-1]
+        node = self._find(steps)
+        end = self._end(node)
+        if self._is_block(node):
+            pairs = parent.value if isinstance(parent, yaml.MappingNode) else []
+            keys = [k for k, _ in pairs if self._is_key(k, key)]
+            if not keys:
+                raise self._refusal(node, "an item that is a block has no line")
+            end = self.source.text.index(":", self._end(keys[0])) + 1
+            if isinstance(node, yaml.ScalarNode):
+                header = _HEADER.match(self.source.text, end)
+                end = header.end() if header else end
+        rest = self.source.text[end : self._line_end(end)]
+        before, mark, _ = rest.partition("#")
+        if before.strip() or (mark and not before):
+            raise self._refusal(
+                node, f"{before.strip()!r} stands behind it on its line",
+                "put each value on a line of its own",
+            )  # fmt: skip
+        new = "" if text is None else (before if mark else "  ") + f"# {text}".rstrip()
+        after = self.source.text[end + len(rest) :]
+        self._commit(self.source.text[:end] + new + after, self._data())
 
     def save(self) -> None:
         """Write the file: a new one beside it, then renamed over it.
@@ -238,6 +270,11 @@ class Edit:
             return end
         start = int(node.start_mark.index)
         return start + len(text[start:end].rstrip())
+
+    def _is_block(self, node: Any) -> bool:
+        if isinstance(node, yaml.CollectionNode):
+            return not node.flow_style and bool(node.value)
+        return node.style in ("|", ">")
 
     def _line_end(self, index: int) -> int:
         text = self.source.text

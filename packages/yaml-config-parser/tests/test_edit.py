@@ -75,6 +75,46 @@ def test_an_append_follows_the_style_of_the_list():
     assert e.text == "a:\n- 1 # one\n- {k: v}\n# end\nb: [1, 2]\n"
 
 
+@pytest.mark.parametrize(
+    ("before", "path", "comment", "after"),
+    [
+        ("a: 1\nb: 2\n", "a", "one", "a: 1  # one\nb: 2\n"),
+        ("a: 1   # old\nb: 2", "a", "new", "a: 1   # new\nb: 2"),
+        ("a: 1  # old\r\nb: 2\r\n", "a", None, "a: 1\r\nb: 2\r\n"),
+        ("a: 1\n", "a", None, "a: 1\n"),
+        ("a:\n  b: 1\n", "a", "nested", "a:  # nested\n  b: 1\n"),
+        ("a: # old\n  - 1\n", "a", "new", "a: # new\n  - 1\n"),
+        ("a: |\n  # text\n", "a", "kept", "a: |  # kept\n  # text\n"),
+        ("a: &x >-  # old\n  t\n", "a", None, "a: &x >-\n  t\n"),
+        ("a:\nb: 1\n", "a", "nothing", "a:  # nothing\nb: 1\n"),
+        ("- 1\n- '#'\n", "[1]", "sharp", "- 1\n- '#'  # sharp\n"),
+        ("a: [1,\n  2]\n", "a", "", "a: [1,\n  2]  #\n"),
+        ("a: {b: 1}\n", "a", "all", "a: {b: 1}  # all\n"),
+        ("a: one\n  two\n", "a", "x", "a: one\n  two  # x\n"),
+    ],
+)
+def test_a_comment_changes_only_the_end_of_its_line(before, path, comment, after):
+    edit = loads(before).edit()
+    edit.comment(path, comment)
+    assert edit.text == after
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("a: {b: 1, c: 2}\n", "a.b"), ("- a: 1\n  b: 2\n", "[0]"), ("[1, 2]", "[0]")],
+)
+def test_a_comment_that_has_no_line_is_refused(text, path):
+    edit = loads(text).edit()
+    with pytest.raises(EditError):
+        edit.comment(path, "x")
+    assert edit.text == text
+
+
+def test_a_comment_is_one_line():
+    with pytest.raises(ValueError, match="one line"):
+        loads("a: 1").edit().comment("a", "x\nb: 2")
+
+
 def test_an_edit_of_an_alias_is_refused():
     """It would change the anchor, or the other way round."""
     e = loads(TEXT).edit()
