@@ -1,15 +1,17 @@
 """The pytest plugin of this repository.
 
-It does four things. It refuses to test source trees: the packages must come
+It does five things. It refuses to test source trees: the packages must come
 from wheels, as users get them. It runs the Python examples of every Markdown
-file. It leaves `drill` tests to `make drills`. And it offers
-`require_program`, which skips a test that needs a system program, or fails it
-where CI promised the program (`CI=true`).
+file. It leaves `drill` tests to `make drills`. It offers `require_program`, which
+skips a test that needs a system program, or fails it where CI promised the
+program (`CI=true`). And it lets ^C reach what tests start: a shell ignores it for
+all that it runs in the background.
 """
 
 import importlib.util
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure() -> None:
-    """Stop when a package would be imported from its folder."""
+    """Stop when a package would be imported from its folder; let ^C through."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for folder in (ROOT / "packages").glob("*/maestro_*"):
         spec = importlib.util.find_spec(folder.name)
         origin = Path(spec.origin) if spec and spec.origin else None

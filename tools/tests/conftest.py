@@ -143,8 +143,6 @@ class Checkout:
             text=True,
             encoding="utf-8",
             start_new_session=True,
-            # A shell that started us in the background has ^C ignored for us.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
