@@ -2,7 +2,7 @@
 
 python bench_pipeline.py [--short] [--json FILE]
 
-Every round measures every candidate once, in shuffled order; the table shows the
+Every round measures the CPU time of every candidate once, in shuffled order: the
 median over the rounds, and the median and spread of the ratio within a round.
 Sync stacks: retry, breaker, bulkhead, deadline, fallback; no thread timeout, which
 would drown the rest. Async stacks have a real timeout.
@@ -278,17 +278,17 @@ def built(candidates):
 
 
 def sync_sample(call, calls):
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(calls):
         call(1)
-    return (time.perf_counter() - started) / calls * 1e6
+    return (time.process_time() - started) / calls * 1e6
 
 
 async def async_sample(call, calls):
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(calls):
         await call(1)
-    return (time.perf_counter() - started) / calls * 1e6
+    return (time.process_time() - started) / calls * 1e6
 
 
 def rounds_of(good, count, calls):

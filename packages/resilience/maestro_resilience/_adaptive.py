@@ -30,17 +30,17 @@ QUEUE, WINDOW, WARMUP, DRIFT = 4, 600, 10, 0.95
 class Passage:
     """The token of a call inside: knows when it began and beside how many.
 
-    One that nobody holds any more ends by itself: a ^C may arrive when no `except`
-    can know of it yet.
+    Used again and again: only one that was dropped without an end, by a ^C when no
+    `except` could know of it yet, is finalised, and ends by that.
     """
 
     __slots__ = ("beside", "era", "limit", "started")
 
-    def __init__(self, limit: AdaptiveLimit, era: object, started: float) -> None:
+    def __init__(self, limit: AdaptiveLimit, era: object) -> None:
         self.limit = limit
         self.era = era
-        self.started = started
-        self.beside = 0  # not counted in yet
+        self.started = 0.0
+        self.beside = 0  # while it is not inside
 
     def succeeded(self, started: float) -> None:
         """Learn from the duration."""
@@ -51,7 +51,8 @@ class Passage:
         self.limit._ended(self, 0.0)
 
     def __del__(self) -> None:
-        self.limit._ended(self, 0.0)
+        # Python finalises an object once, so this one is not used again.
+        self.limit._ended(self, 0.0, again=False)
 
 
 class AdaptiveLimit(Gate):
@@ -80,6 +81,7 @@ class AdaptiveLimit(Gate):
         "_samples",
         "_smoothing",
         "_tolerance",
+        "_unused",
     )
 
     kind = "adaptive_limit"
@@ -117,6 +119,7 @@ class AdaptiveLimit(Gate):
         self._lock = threading.RLock()  # a passage may end in the middle of another
         self._in_flight = 0  # those calls go on in the parent
         self._era = object()  # the call that forked does not count here
+        self._unused: list[Passage] = []
 
     @property
     def limit(self) -> int:
@@ -129,24 +132,27 @@ class AdaptiveLimit(Gate):
         return self._in_flight
 
     def _enter(self) -> Passage:
-        passage = Passage(self, self._era, self._clock.monotonic())
-        with self._lock:  # guards all the numbers
+        started = self._clock.monotonic()
+        with self._lock:  # guards all the numbers, and the passages not in use
             beside = self._in_flight + 1
-            full = beside > int(self._estimate)
-            if not full:
+            if beside <= int(self._estimate):
+                unused = self._unused
+                passage = unused.pop() if unused else Passage(self, self._era)
+                passage.started = started
                 self._in_flight = passage.beside = beside
-        if full:
-            error = BulkheadFull(self.name, None, self.limit)
-            tell(self, "CallRejected", error=error)
-            raise error
-        return passage
+                return passage
+        error = BulkheadFull(self.name, None, self.limit)
+        tell(self, "CallRejected", error=error)
+        raise error
 
-    def _ended(self, passage: Passage, spent: float) -> None:
+    def _ended(self, passage: Passage, spent: float, *, again: bool = True) -> None:
         with self._lock:
             beside, passage.beside = passage.beside, 0
             if not beside or passage.era is not self._era:
                 return
             self._in_flight -= 1
+            if again:
+                self._unused.append(passage)
             old = int(self._estimate)
             if spent > 0:
                 self._learn(spent, beside)

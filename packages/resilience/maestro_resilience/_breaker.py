@@ -296,7 +296,7 @@ class CircuitBreaker(Gate):
                 token, wait = self._lease(now)
             if changed is not None:
                 self._tell_change(changed, HALF_OPEN, cause)
-        except BaseException:  # a ^C before the caller has the token
+        except BaseException:  # a ^C, or one from a listener
             if token is not None:
                 token.withdraw()
             raise
@@ -316,10 +316,11 @@ class CircuitBreaker(Gate):
     async def _enter_async(self) -> Any:
         if self._shared is None or not self._asks_store():
             return self._enter()
-        from maestro_resilience._shared import enter_in_thread
+        import asyncio
 
-        # The store may block for its timeout; the event loop must not.
-        return await enter_in_thread(self._enter)
+        # The store may block for its timeout; the event loop must not. A token that
+        # a cancelled task does not take gives itself back.
+        return await asyncio.to_thread(self._enter)
 
     def _asks_store(self) -> bool:
         state = self._state

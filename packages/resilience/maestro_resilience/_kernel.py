@@ -6,9 +6,9 @@ whole process. In all other states the nested layers run, from the start. After 
 failed first attempt Retry and Fallback go on with their own code. So the layers
 stay the one definition of what happens; tests compare the two.
 
-A ^C may arrive after any call that these functions make. The order of the steps
-keeps it harmless: a slot that no variable holds gives itself back, a deadline
-that was set without its token being stored is cleared by `Fusion.left`.
+A ^C may arrive after any call that these functions make, and at the start of any
+Python function. The order of the steps keeps it harmless: a slot that nobody holds
+gives itself back, and the deadline is cleared before any function is entered.
 
 Measured by benchmarks/bench_pipeline.py.
 """
@@ -65,7 +65,9 @@ def fuse(
         if not isinstance(policy, (Fallback, Retry)):
             inner = policy._build(inner)
     fusion = Fusion(found, inner)
-    return (_fuse_sync if kind == SYNC else _fuse_async)(fn, nested, fusion)
+    if kind == SYNC:
+        return _fuse_sync(fn, nested, fusion)
+    return (_fuse_untimed if timeout is None else _fuse_async)(fn, nested, fusion)
 
 
 class Fusion:
@@ -104,26 +106,40 @@ class Fusion:
     def left(
         self,
         error: BaseException,
-        token: Any,
         slot: Slot | None,
         window: Window | None,
         started: float,
     ) -> None:
         """Undo the entering after the call has raised, innermost first."""
-        if token is not None:
-            DEADLINE.reset(token)
-        elif self.timeout is not None:
-            DEADLINE.set(None)  # interrupted before the token was stored
         if slot is not None:
             slot.failed(error, started)
         if window is not None:
             window.failed(error, started)
 
-    def timed_out(self, dog: Watchdog, token: Any, error: BaseException) -> bool:
-        """Stop watching; tell whether the error is the Timeout's own cancellation."""
+    def left_timed(
+        self,
+        error: BaseException,
+        dog: Watchdog,
+        token: Any,
+        slot: Slot | None,
+        window: Window | None,
+        started: float,
+    ) -> Exception | None:
+        """Do the same where a Timeout watched; return what the call has raised.
+
+        None stands for what is no Exception and passes through.
+        """
+        failure, timeout = error, self.timeout
         dog.pending.pop(id(token), None)
         expiry = dog.expired.pop(id(token), None)
-        return expiry is not None and expiry.timed_out(error)
+        if expiry is not None and expiry.timed_out(error) and timeout is not None:
+            failure = timeout._expired(timeout.seconds, clamped=False)
+            failure.__cause__ = error
+        self.left(failure, slot, window, started)
+        try:
+            return failure if isinstance(failure, Exception) else None
+        finally:
+            del failure
 
     def failed(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], began: float, error: Any
@@ -194,7 +210,9 @@ def _fuse_sync(fn: Function, nested: Function, fusion: Fusion) -> Function:
                     token = DEADLINE.set(started + seconds)
             result = fn(*args, **kwargs)
         except BaseException as error:
-            fusion.left(error, token, slot, window, started)
+            if timeout is not None:
+                DEADLINE.set(None)  # not reset: a ^C may come before there is a token
+            fusion.left(error, slot, window, started)
             if not isinstance(error, Exception):
                 raise
             state = fusion.failed(args, kwargs, started, error)
@@ -216,14 +234,12 @@ def _fuse_sync(fn: Function, nested: Function, fusion: Fusion) -> Function:
 
 
 def _fuse_async(fn: Function, nested: Function, fusion: Fusion) -> Function:
-    if fusion.timeout is None:
-        return _fuse_untimed(fn, nested, fusion)
     from asyncio import current_task, get_running_loop
 
     rest, breaker, bulkhead = fusion.rest_async(), fusion.breaker, fusion.bulkhead
     budget, checked, clock = fusion.budget, fusion.checked, fusion.clock
-    timeout, line, dogs = fusion.timeout, fusion.line, fusion.timeout._all_dogs()
-    seconds = timeout.seconds
+    timeout: Any = fusion.timeout
+    line, dogs, seconds = fusion.line, timeout._all_dogs(), timeout.seconds
 
     async def pipeline(*args: Any, **kwargs: Any) -> Any:
         task = current_task(loop := get_running_loop())
@@ -254,16 +270,12 @@ def _fuse_async(fn: Function, nested: Function, fusion: Fusion) -> Function:
                 dog.arm(loop, end)
             result = await fn(*args, **kwargs)
         except BaseException as error:
-            failure = error
-            if token is not None and fusion.timed_out(dog, token, error):
-                failure = timeout._expired(seconds, clamped=False)
-                failure.__cause__ = error
-            fusion.left(failure, token, slot, window, started)
+            DEADLINE.set(None)
+            failure = fusion.left_timed(error, dog, token, slot, window, started)
             if not isinstance(failure, Exception):
-                del failure  # failure -> traceback -> this frame -> failure
                 raise
             state = fusion.failed(args, kwargs, started, failure)
-            del failure
+            del failure  # failure -> traceback -> this frame -> failure
         else:
             DEADLINE.reset(token)
             if dog.pending.pop(key, None) is None:
@@ -308,7 +320,7 @@ def _fuse_untimed(fn: Function, nested: Function, fusion: Fusion) -> Function:
                 started = clock.monotonic()
             result = await fn(*args, **kwargs)
         except BaseException as error:
-            fusion.left(error, None, slot, window, started)
+            fusion.left(error, slot, window, started)
             if not isinstance(error, Exception):
                 raise
             state = fusion.failed(args, kwargs, started, error)

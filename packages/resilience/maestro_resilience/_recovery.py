@@ -37,25 +37,31 @@ class ProbeRound:
     __slots__ = ("leases", "succeeded")
 
     def __init__(self) -> None:
-        self.leases: dict[Probe, float] = {}  # probe -> when its lease ends
+        # The identity of a probe, and when its lease ends. Not the probe itself:
+        # one that nobody holds any more must end.
+        self.leases: dict[int, float] = {}
         self.succeeded = 0
 
     def lease(
         self, breaker: CircuitBreaker, now: float
     ) -> tuple[Probe | None, float | None]:
         """Return a probe, or None and the seconds to wait; under the breaker's lock."""
-        for probe, end in list(self.leases.items()):
+        for key, end in list(self.leases.items()):
             if end <= now:  # it may have died with its thread: others may try
-                del self.leases[probe]
+                self.leases.pop(key, None)
         if len(self.leases) + self.succeeded < breaker._probes:
             probe = Probe(breaker, self)
-            self.leases[probe] = now + breaker._probe_lease
+            self.leases[id(probe)] = now + breaker._probe_lease
             return probe, None
-        return None, max(0.0, min(self.leases.values()) - now)
+        return None, max(0.0, min(self.leases.values(), default=now) - now)
 
 
 class Probe:
-    """The token of a call that tries out a half-open circuit."""
+    """The token of a call that tries out a half-open circuit.
+
+    One that is dropped without an answer gives its slot back by itself: a ^C may
+    arrive when no `except` can know of it.
+    """
 
     __slots__ = ("_breaker", "_round")
 
@@ -67,45 +73,47 @@ class Probe:
         """Count the probe as good, unless it was slow."""
         breaker = self._breaker
         slow = breaker._slow_call
-        if slow is not None and breaker._clock.monotonic() - started >= slow:
-            self._reopen(f"a probe took {slow:g} s or more")
-        else:
-            self._count()
+        try:
+            if slow is not None and breaker._clock.monotonic() - started >= slow:
+                self._reopen(f"a probe took {slow:g} s or more")
+            else:
+                self._count()
+        finally:
+            self.withdraw()
 
     def failed(self, error: BaseException, started: float) -> None:
         """Count the probe as bad, or give its slot back where the error says nothing."""
         try:
             verdict = self._breaker._judge.verdict(error)
-        except BaseException:
-            self.withdraw()  # a predicate that raises must not keep the slot
-            raise
-        if verdict == FAILED:
-            self._reopen(f"a probe failed with {type(error).__name__}")
-        elif verdict == OK:
-            self._count()
-        else:
+            if verdict == FAILED:
+                self._reopen(f"a probe failed with {type(error).__name__}")
+            elif verdict == OK:
+                self._count()
+        finally:
             self.withdraw()
 
     def withdraw(self) -> None:
-        """Give the slot back without an answer."""
-        self._round.leases.pop(self, None)
+        """Give the slot back, if it is still taken."""
+        self._round.leases.pop(id(self), None)
+
+    __del__ = withdraw
 
     def _is_current(self) -> bool:
         # Not of an earlier round, and its lease not over.
-        return self._round is self._breaker._round and self in self._round.leases
+        return self._round is self._breaker._round and id(self) in self._round.leases
 
     def _count(self) -> None:
         breaker, probe_round = self._breaker, self._round
         with breaker._lock:
             if not self._is_current():
                 return
-            del probe_round.leases[self]
-            probe_round.succeeded += 1
-            if probe_round.succeeded < breaker._probes:
+            if probe_round.succeeded + 1 < breaker._probes:
+                del probe_round.leases[id(self)]
+                probe_round.succeeded += 1
                 return
-            breaker._break_time.start_over()
             cause = f"{breaker._probes} probes succeeded"
             old = breaker._enter_state(CLOSED, cause)
+            breaker._break_time.start_over()
         breaker._tell_change(old, CLOSED, cause)
 
     def _reopen(self, cause: str) -> None:

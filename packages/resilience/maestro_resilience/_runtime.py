@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import weakref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from typing import Protocol
+    from typing import Protocol, TypeVar
 
     from maestro_resilience.events import Listener
+
+    T = TypeVar("T")
 
     class Clock(Protocol):
         """Time as the policies see it; pass your own as `clock=`."""
@@ -106,6 +109,7 @@ class Switch:
 SWITCH = Switch()
 
 _forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_forkables_lock = threading.Lock()
 
 
 def renew_after_fork(thing: Forkable) -> None:
@@ -114,10 +118,20 @@ def renew_after_fork(thing: Forkable) -> None:
     A lock that another thread holds at the moment of the fork stays locked in
     the child for ever, so each child starts with fresh ones.
     """
-    _forkables.add(thing)
+    with _forkables_lock:  # guards _forkables
+        _forkables.add(thing)
+
+
+def living(kind: type[T]) -> list[T]:
+    """Return the policies of this kind that exist now."""
+    with _forkables_lock:
+        things = list(_forkables)
+    return [thing for thing in things if isinstance(thing, kind)]
 
 
 def _renew_all() -> None:
+    global _forkables_lock
+    _forkables_lock = threading.Lock()
     for thing in list(_forkables):
         thing._after_fork()
 

@@ -37,14 +37,19 @@ Message = Callable[[BreakerStore], SharedView]
 
 
 class SharedProbe:
-    """The token of a probe that the store has admitted."""
+    """The token of a probe that the store has admitted.
 
-    __slots__ = ("_breaker", "_id", "_link")
+    One that is dropped without an answer (its task was cancelled while the store
+    was asked, or a ^C came) gives its slot back.
+    """
+
+    __slots__ = ("_breaker", "_id", "_link", "_open")
 
     def __init__(self, link: Link, breaker: CircuitBreaker, probe: str) -> None:
         self._link = link
         self._breaker = breaker
         self._id = probe
+        self._open = True
 
     def succeeded(self, started: float) -> None:
         """Report a good probe, unless it was slow."""
@@ -55,29 +60,31 @@ class SharedProbe:
 
     def failed(self, error: BaseException, started: float) -> None:
         """Report a bad probe, or give its slot back where the error says nothing."""
+        outcome = "released"
         try:
             verdict = self._breaker._judge.verdict(error)
-        except BaseException:
-            self._report("released")  # a predicate that raises must not keep the slot
-            raise
-        outcome = "released"
-        if verdict is not None:
-            outcome = "failed" if verdict == FAILED else "ok"
-        self._report(outcome)
+            if verdict is not None:
+                outcome = "failed" if verdict == FAILED else "ok"
+        finally:  # a predicate that raises must not keep the slot
+            self._report(outcome)
+
+    def __del__(self) -> None:
+        if self._open:
+            self._report("released")
 
     def _report(self, outcome: str) -> None:
         breaker = self._breaker
         if outcome == "failed":
             breaker._break_time.grow()
-        self._link.send(
-            Report(
-                breaker.name,
-                self._id,
-                outcome,
-                breaker._probes,
-                breaker._break_time.seconds,
-            )
+        report = Report(
+            breaker.name,
+            self._id,
+            outcome,
+            breaker._probes,
+            breaker._break_time.seconds,
         )
+        self._open = False
+        self._link.send(report)
 
 
 class Report:
@@ -108,7 +115,7 @@ class Link:
         """Start afresh, also in a forked child: the thread stayed in the parent."""
         self._outbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._unsent: deque[Message] = deque(maxlen=UNSENT)
-        self._start_lock = threading.Lock()
+        self._start_lock = threading.RLock()  # a probe may end anywhere
         self._thread: threading.Thread | None = None
 
     def ensure_thread(self) -> None:
@@ -214,44 +221,6 @@ class Link:
         self.send(
             lambda store: store.change(breaker.name, known, new, open_for, reason)
         )
-
-
-class _Entering:
-    """One entry that runs in a thread, for a task that may not wait for its end."""
-
-    def __init__(self, enter: Callable[[], Any]) -> None:
-        self._enter = enter
-        self._lock = threading.Lock()
-        self._token: Any = None
-        self._left = False
-
-    def run(self) -> Any:
-        token = self._enter()
-        with self._lock:  # guards _token against _left
-            self._token = token
-            left = self._left
-        if left:
-            token.failed(GeneratorExit(), 0.0)
-        return token
-
-    def leave(self) -> None:
-        with self._lock:
-            self._left = True
-            token = self._token
-        if token is not None:
-            token.failed(GeneratorExit(), 0.0)
-
-
-async def enter_in_thread(enter: Callable[[], Any]) -> Any:
-    """Enter in a worker thread; a cancelled task gives its token back."""
-    import asyncio
-
-    entering = _Entering(enter)
-    try:
-        return await asyncio.to_thread(entering.run)
-    except asyncio.CancelledError:
-        entering.leave()
-        raise
 
 
 def _serve(

@@ -185,14 +185,16 @@ class Timeout(Policy):
         finally:
             DEADLINE.set(outer)
         seconds = until - now
-        WORKERS.start(job)
         try:
+            WORKERS.start(job)
             ended = job.done.acquire(timeout=seconds)
         except BaseException:  # ^C while waiting: the call runs on all the same
             self._abandon(job, now)
             raise
-        if not ended and self._abandon(job, now):
-            raise self._expired(seconds, clamped=clamped, abandoned=True)
+        if not ended:
+            abandoned = self._abandon(job, now)
+            if abandoned or job.dropped:
+                raise self._expired(seconds, clamped=clamped, abandoned=abandoned)
         return job.outcome()
 
     def _abandon(self, job: Job, started: float) -> bool:

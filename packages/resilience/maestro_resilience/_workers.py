@@ -26,8 +26,10 @@ class Job:
     __slots__ = (
         "_lock",
         "args",
+        "begun",
         "context",
         "done",
+        "dropped",
         "error",
         "finished",
         "fn",
@@ -46,6 +48,8 @@ class Job:
         self.done = threading.Lock()  # taken until the call has ended
         self.done.acquire()
         self._lock = threading.Lock()
+        self.begun = False
+        self.dropped = False
         self.finished = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -53,6 +57,10 @@ class Job:
 
     def run(self) -> None:
         """Run the call in the context of the one who asked for it."""
+        with self._lock:
+            if self.dropped:
+                return
+            self.begun = True
         try:
             self.result = self.context.run(self.fn, *self.args, **self.kwargs)
         except BaseException as error:
@@ -65,9 +73,14 @@ class Job:
             late(self)
 
     def abandon(self, late: Callable[[Job], object]) -> bool:
-        """Stop waiting: `late` is called at the end. False when it has just ended."""
+        """Stop waiting: `late` is called at the end.
+
+        False when the call has just ended, and when it had not begun: then it is
+        dropped and never will.
+        """
         with self._lock:
-            if self.finished:
+            self.dropped = not self.begun
+            if self.finished or self.dropped:
                 return False
             self.late = late
             return True

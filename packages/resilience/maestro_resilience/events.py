@@ -176,6 +176,11 @@ class Subscription:
     def __init__(self, listener: Listener) -> None:
         self._listener: Listener | None = listener
 
+    @property
+    def active(self) -> bool:
+        """Whether it still listens."""
+        return self._listener is not None
+
     def close(self) -> None:
         """Stop listening; a second call does nothing."""
         with _lock:  # guards SWITCH.listeners, which readers take as a whole tuple

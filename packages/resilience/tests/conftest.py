@@ -2,7 +2,11 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +47,55 @@ class Mode:
 def mode(request: pytest.FixtureRequest) -> Mode:
     """Run the test twice: sync and async."""
     return Mode(request.param)
+
+
+class Server:
+    """A Redis of our own on a free port."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.command = [program, "--port", str(self.port), "--bind", "127.0.0.1",
+                        "--save", "", "--dir", str(folder)]  # fmt: skip
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        give_up = time.monotonic() + 30
+        while not self.answers():
+            assert time.monotonic() < give_up
+            time.sleep(0.005)
+
+    def answers(self) -> bool:
+        """Tell whether it serves."""
+        from maestro_resilience.redis import RedisBreakerStore
+
+        store = RedisBreakerStore(self.url)
+        try:
+            store.load("ping")
+        except Exception:
+            return False
+        finally:
+            store.close()
+        return True
+
+    def stop(self) -> None:
+        """Kill it, as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(require_program: Callable[[str], str], tmp_path: Path) -> Iterator[Server]:
+    """Return a running Redis."""
+    running = Server(require_program("redis-server"), tmp_path)
+    running.start()
+    yield running
+    running.stop()

@@ -2,6 +2,7 @@
 
 import pytest
 from maestro_resilience import (
+    Bulkhead,
     CircuitBreaker,
     CircuitOpen,
     Pipeline,
@@ -51,31 +52,65 @@ def test_prometheus_sees_events_durations_and_the_state():
     assert SWITCH.plain
 
 
-def test_opentelemetry_sees_the_same():
-    reader = InMemoryMetricReader()
-    provider = MeterProvider([reader])
-    with otel.instrument(provider.get_meter("test")):
-        trip()
-    points = {}
-    for resource in reader.get_metrics_data().resource_metrics:
+def points(reader: InMemoryMetricReader) -> dict[str, list]:
+    """Return the data points of the next collection by metric."""
+    found: dict[str, list] = {}
+    data = reader.get_metrics_data()
+    for resource in data.resource_metrics if data else ():
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
-                for point in metric.data.data_points:
-                    points.setdefault(metric.name, []).append(point)
+                found.setdefault(metric.name, []).extend(metric.data.data_points)
+    return found
+
+
+@pytest.fixture
+def reader():
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    with otel.instrument(provider.get_meter("test")) as reader.subscription:
+        yield reader
     provider.shutdown()
+
+
+def test_opentelemetry_sees_events_and_durations(reader):
+    trip()
+    seen = points(reader)
     rejected = [
         p
-        for p in points["resilience.events"]
+        for p in seen["resilience.events"]
         if p.attributes["event.name"] == "call_rejected"
     ]
     assert rejected[0].attributes["error.type"] == "CircuitOpen"
-    states = {
-        p.attributes["state"]: p.value
-        for p in points["resilience.circuit_breaker.state"]
-    }
-    assert (states["open"], states["closed"]) == (1, 0)
-    assert sum(p.count for p in points["resilience.pipeline.duration"]) == 2
-    assert sum(p.count for p in points["resilience.attempt.duration"]) == 4
+    assert sum(p.count for p in seen["resilience.pipeline.duration"]) == 2
+    assert sum(p.count for p in seen["resilience.attempt.duration"]) == 4
+
+
+def test_opentelemetry_gauges_read_the_policies_as_they_are(reader):
+    breaker = CircuitBreaker("gauged", minimum_calls=4, failure_rate=1)
+    bulkhead = Bulkhead(3, name="gauged")
+
+    def gauge(name: str, **labels: str) -> float:
+        """Return the value of the one series with these labels."""
+        wanted = {"policy.name": "gauged"} | labels
+        (point,) = [
+            p for p in points(reader)[f"resilience.{name}"] if p.attributes == wanted
+        ]
+        return point.value
+
+    assert gauge("circuit_breaker.failure_rate") == 0
+    assert gauge("circuit_breaker.state", state="closed") == 1
+    assert gauge("bulkhead.in_flight") == 0
+    breaker.call(int)
+    with pytest.raises(ZeroDivisionError):
+        breaker.call(lambda: 1 / 0)
+    assert gauge("circuit_breaker.failure_rate") == 0.5
+    with bulkhead.guard(), bulkhead.guard():
+        assert gauge("bulkhead.in_flight") == 2
+    breaker.isolate()
+    assert gauge("circuit_breaker.state", state="isolated") == 1
+    assert gauge("circuit_breaker.state", state="closed") == 0
+    reader.subscription.close()
+    assert not points(reader).get("resilience.bulkhead.in_flight")
 
 
 def test_a_share_of_calls_is_hit(mode):

@@ -301,6 +301,25 @@ def test_a_fallback_never_hides_exits(mode, error):
         mode.run(Fallback(value=1)(mode.function(body)))
 
 
+@pytest.mark.parametrize(
+    "policy", [Fallback(value=1), Pipeline(Fallback(value=1), Retry(wait=0))]
+)
+def test_a_fallback_never_hides_a_cancellation(policy):
+    calls = []
+
+    @policy
+    async def body() -> int:
+        calls.append(1)
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await body()
+
+    asyncio.run(main())
+    assert calls == [1]
+
+
 def test_an_async_handler_serves_async_functions_only():
     async def handler(error: Exception) -> str:
         return "stand-in"

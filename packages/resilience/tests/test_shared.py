@@ -1,7 +1,7 @@
 """Breakers that share their state: in memory, and over a real Redis."""
 
 import asyncio
-import socket
+import signal
 import subprocess
 import sys
 import threading
@@ -28,49 +28,6 @@ def boom() -> None:
 def fail(breaker: CircuitBreaker) -> None:
     with pytest.raises(ConnectionError):
         breaker.call(boom)
-
-
-class Server:
-    """A Redis of our own on a free port."""
-
-    def __init__(self, program: str, folder) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.command = [program, "--port", str(self.port), "--bind", "127.0.0.1",
-                        "--save", "", "--dir", str(folder)]  # fmt: skip
-        self.url = f"redis://127.0.0.1:{self.port}"
-        self.process = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_until(self.answers)
-
-    def answers(self) -> bool:
-        store = RedisBreakerStore(self.url)
-        try:
-            store.load("ping")
-        except Exception:
-            return False
-        finally:
-            store.close()
-        return True
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-
-@pytest.fixture
-def server(require_program, tmp_path):
-    running = Server(require_program("redis-server"), tmp_path)
-    running.start()
-    yield running
-    running.stop()
 
 
 @pytest.fixture
@@ -276,3 +233,131 @@ def test_redis_stopped_in_the_middle_costs_no_exception_and_bounded_time(server)
         fail(breaker)
     wait_until(lambda: store.load("x").state == "open")
     store.close()
+
+
+class Deaf(MemoryBreakerStore):
+    """A store that can lose messages."""
+
+    deaf = False
+
+    def __getattribute__(self, name):
+        if name in {"load", "change", "lease", "report"} and Deaf.deaf:
+            raise ConnectionError("no answer")
+        return super().__getattribute__(name)
+
+
+@pytest.fixture
+def deaf_store():
+    Deaf.deaf = False
+    yield Deaf()
+    Deaf.deaf = False
+
+
+def test_the_lost_result_of_a_probe_is_sent_again(deaf_store):
+    breaker = CircuitBreaker("x", minimum_calls=1, open_for=0.05, store=deaf_store)
+    with capture() as events:
+        fail(breaker)
+        wait_until(lambda: deaf_store.load("x").state == "open")
+        time.sleep(0.06)
+        with breaker.guard():
+            assert deaf_store.load("x").state == "half_open"
+            Deaf.deaf = True
+        wait_until(lambda: any(type(e).__name__ == "StoreFailed" for e in events))
+        Deaf.deaf = False
+        # The lease lasts 60 s: without the result everybody would wait for that.
+        wait_until(lambda: deaf_store.load("x").state == "closed", 20)
+        wait_until(lambda: breaker.state is State.CLOSED)
+
+
+def test_a_probe_whose_result_is_lost_for_good_frees_its_slot(redis_store):
+    settings = {"minimum_calls": 1, "open_for": 0.05, "probe_lease": 0.3}
+    breaker = CircuitBreaker("x", store=redis_store, **settings)
+    fail(breaker)
+    wait_until(lambda: redis_store.load("x").state == "open")
+    time.sleep(0.06)
+    assert redis_store.lease("x", "of a process that died", 1, 0.3)[0]
+    with pytest.raises(CircuitOpen):
+        breaker.call(lambda: 1)
+
+    def recovered() -> bool:
+        try:
+            return breaker.call(lambda: True)
+        except CircuitOpen:
+            return False
+
+    wait_until(recovered)
+    wait_until(lambda: redis_store.load("x").state == "closed")
+
+
+def test_a_redis_that_hangs_for_a_moment_gets_the_result_of_a_probe(server):
+    store = RedisBreakerStore(server.url, timeout=0.1)
+    breaker = CircuitBreaker("x", minimum_calls=1, open_for=0.05, store=store)
+    fail(breaker)
+    wait_until(lambda: store.load("x").state == "open")
+    time.sleep(0.06)
+    with capture() as events:
+        with breaker.guard():
+            server.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: any(type(e).__name__ == "StoreFailed" for e in events))
+        server.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: any(type(e).__name__ == "StoreRecovered" for e in events))
+    wait_until(lambda: store.load("x").state == "closed")
+    wait_until(lambda: breaker.state is State.CLOSED)
+    store.close()
+
+
+def test_a_task_cancelled_while_it_asks_gives_its_probe_back():
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(MemoryBreakerStore):
+        def lease(self, *args):
+            granted = super().lease(*args)
+            asked.set()
+            answer.wait(30)
+            return granted
+
+    store = Slow()
+    breaker = CircuitBreaker("x", minimum_calls=1, open_for=0.05, store=store)
+    fail(breaker)
+    wait_until(lambda: store.load("x").state == "open")
+    time.sleep(0.06)
+
+    async def main() -> None:
+        @breaker
+        async def body() -> None:
+            raise AssertionError("cancelled before it began")
+
+        task = asyncio.create_task(body())
+        while not asked.is_set():
+            await asyncio.sleep(0.002)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        answer.set()
+
+    asyncio.run(main())
+    wait_until(lambda: not store._records["x"].leases)
+    assert breaker.call(lambda: "next") == "next"
+
+
+def test_a_store_that_has_forgotten_is_told_again(redis_store):
+    shut = CircuitBreaker("shut", minimum_calls=1, open_for=60, store=redis_store)
+    held = CircuitBreaker("held", store=redis_store)
+    well = CircuitBreaker("well", minimum_calls=1, open_for=60, store=redis_store)
+    fail(shut)
+    held.isolate("maintenance")
+    fail(well)
+    wait_until(lambda: redis_store.load("well").state == "open")
+    well.reset()
+    for name, state in {"shut": "open", "held": "isolated", "well": "closed"}.items():
+        wait_until(lambda: redis_store.load(name).state == state)  # noqa: B023 - used at once
+    wait_until(lambda: well._shared._version == redis_store.load("well").version)
+    redis_store._redis.flushall()  # as a restart without its data does
+    wait_until(lambda: redis_store.load("shut").state == "open")
+    wait_until(lambda: redis_store.load("held").state == "isolated")
+    assert redis_store.load("held").reason == "maintenance"
+    assert 30 < redis_store.load("shut").left <= 60
+    assert shut.state is State.OPEN
+    assert held.state is State.ISOLATED
+    fail(well)  # its trip is newer than what the store knows
+    wait_until(lambda: redis_store.load("well").state == "open")

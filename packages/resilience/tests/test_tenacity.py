@@ -1,6 +1,10 @@
 """tenacity's strategies behave under our loop as they do under tenacity's."""
 
 import asyncio
+import inspect
+import random
+import sys
+import threading
 
 import pytest
 import tenacity as t
@@ -15,12 +19,21 @@ WAITS = {
     "exponential": t.wait_exponential(multiplier=0.5, max=3),
     "chain": t.wait_chain(t.wait_fixed(1), t.wait_fixed(2), t.wait_fixed(3)),
     "combine": t.wait_fixed(1) + t.wait_fixed(2),
-    "random of one value": t.wait_random(1, 1),
+    "random": t.wait_random(1, 3),
+    "random exponential": t.wait_random_exponential(multiplier=0.5, max=9),
+    "exponential with jitter": t.wait_exponential_jitter(initial=1, max=9),
     "jitter of nothing": t.wait_exponential_jitter(initial=1, max=4, jitter=0),
     "exception": t.wait_exception(lambda e: len(str(e)) / 2),
     "own function": lambda state: state.attempt_number * 1.5,
 }
+SET, UNSET = threading.Event(), threading.Event()
+SET.set()
 STOPS = {
+    "event": t.stop_when_event_set(SET),
+    "event that never comes": t.stop_any(
+        t.stop_when_event_set(UNSET), t.stop_after_attempt(3)
+    ),
+    "never": t.stop_any(t.stop_never, t.stop_after_attempt(4)),
     "attempt": t.stop_after_attempt(4),
     "delay": t.stop_after_delay(5),
     "before delay": t.stop_before_delay(5),
@@ -83,11 +96,12 @@ def seen(run, body: Body) -> tuple:
 def both(monkeypatch, script, **strategies) -> tuple[tuple, tuple]:
     clock = FakeClock(0.0)
     body = Body(clock, script)
+    random.seed(7)  # some of the waits draw from the global generator
     monkeypatch.setattr(t.time, "monotonic", clock.monotonic)
     theirs = t.Retrying(sleep=clock.sleep, reraise=True, **strategies)
     reference = seen(lambda: theirs(body), body)
     monkeypatch.undo()
-    # Zero waits: tenacity sleeps 0 s, and so do we.
+    random.seed(7)
     clock = FakeClock(0.0)
     body = Body(clock, script)
     given = dict(strategies)
@@ -123,6 +137,23 @@ def test_retries_are_the_same(monkeypatch, name, script):
     }
     ours, theirs = both(monkeypatch, script, **strategies)
     assert ours == theirs
+
+
+def test_every_strategy_of_tenacity_is_compared():
+    bases = {"wait": t.wait.wait_base, "stop": t.stop.stop_base}
+    bases["retry"] = t.retry_base
+    known = {
+        name
+        for kind, base in bases.items()
+        for name, value in vars(t).items()
+        if name.startswith(f"{kind}_")
+        and (isinstance(value, base) or (isinstance(value, type) and value is not base))
+    }
+    here = inspect.getsource(sys.modules[__name__])
+    by_operator = {"wait_combine", "retry_any"}
+    missing = {n for n in known - by_operator if f"t.{n}" not in here}
+    assert missing <= {"wait_full_jitter", "wait_random_exponential", "retry_base"}
+    assert len(known) > 25
 
 
 def test_cancellation_reaches_no_strategy():

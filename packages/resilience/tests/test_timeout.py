@@ -17,6 +17,7 @@ from maestro_resilience import (
     deadline,
     time_remaining,
 )
+from maestro_resilience._workers import WORKERS
 from maestro_resilience.testing import capture
 
 SHORT = 0.03
@@ -338,3 +339,15 @@ def test_signal_mode_interrupts_in_place():
 def test_a_sync_block_cannot_move_to_a_thread():
     with pytest.raises(TypeError, match="cannot move"), Timeout(1).guard():
         pass
+
+
+def test_a_call_that_no_thread_took_up_in_time_never_begins(monkeypatch):
+    began, parked = [], []
+    monkeypatch.setattr(WORKERS, "start", parked.append)  # a machine out of threads
+    timeout = Timeout(SHORT)
+    with pytest.raises(TimeoutExceeded) as caught:
+        timeout.call(began.append, 1)
+    assert not caught.value.abandoned
+    assert timeout.abandoned == 0
+    parked[0].run()
+    assert began == []
