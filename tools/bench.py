@@ -156,7 +156,10 @@ def environment(folder: Path) -> tuple[Path, list[str]]:
     """Make a folder's environment; return its Python and the peers it lacks."""
     place = ENVIRONMENTS / folder.name
     python = place / "bin" / "python"
-    if not python.exists():
+    if folder == ROOT / "tools":
+        command = [sys.executable, "-P", ROOT / "tools" / "bootstrap.py", "release"]
+        subprocess.run([*command, "--venv", place], check=True)
+    elif not python.exists():
         uv("venv", "-q", "-p", sys.executable, place)
     requirements = folder / "benchmarks" / "requirements.txt"
     wanted = []

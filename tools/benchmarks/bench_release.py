@@ -4,7 +4,9 @@ python bench_release.py [--short] [--json FILE]
 
 All programs run on the same made-up packages in interleaved rounds, from the
 environment of this interpreter. Each end-to-end round publishes to an embedded
-index that was emptied, and installs into a new environment.
+index that was emptied, and installs into a new environment. CPU is that of the
+program and all that it starts, without the index; on a busy machine it says more
+than the clock.
 """
 
 import argparse
@@ -45,7 +47,24 @@ packages = [{{ include = "maestro_bench_{n}" }}]
 """
 
 
+# So that uv may build all of them at once.
+WORKSPACE = """\
+[project]
+name = "bench"
+version = "0"
+requires-python = ">=3.11"
+
+[tool.uv]
+package = false
+
+[tool.uv.workspace]
+members = ["packages/*"]
+"""
+TARGET = 0.4  # of the time of each peer, end to end
+
+
 def make_packages(root: Path, count: int) -> None:
+    (root / "pyproject.toml").write_text(WORKSPACE, encoding="utf-8")
     for n in range(count):
         folder = root / "packages" / f"bench-{n}"
         module = folder / f"maestro_bench_{n}"
@@ -125,8 +144,7 @@ class Bench:
             )
 
     def uv_build(self) -> None:
-        for folder in self.folders:
-            self.run(BIN / "uv", "build", "-o", self.root / "dist", folder)
+        self.run(BIN / "uv", "build", "--all-packages", "-o", self.root / "dist")
 
     def imports(self, python: Path) -> None:
         code = "; ".join(f"import {n.replace('-', '_')}" for n in self.names)
@@ -158,40 +176,34 @@ class Bench:
         self.imports(python)
 
 
-def timed(function: Callable[[], None]) -> float:
-    started = time.perf_counter()
+def timed(function: Callable[[], None]) -> tuple[float, float]:
+    """Return the seconds by the clock, and of CPU, of a function's children."""
+    before, started = os.times(), time.perf_counter()
     function()
-    return time.perf_counter() - started
+    spent, after = time.perf_counter() - started, os.times()
+    cpu = after.children_user + after.children_system
+    return spent, cpu - before.children_user - before.children_system
 
 
-def compare(
-    bench: Bench,
-    work: str,
-    ours: Callable[[], None],
-    peers: dict[str, Callable[[], None]],
-    *,
-    rounds: int,
-    target: float | None = None,
+Pairs = list[tuple[float, float]]  # clock and CPU of each round
+
+
+def rows_of(
+    work: str, peer: str, ours: Pairs, theirs: Pairs, target: float | None
 ) -> list[dict[str, object]]:
-    """Interleave; return a row for each peer with the median of the ratios."""
-    mine: list[float] = []
-    theirs: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(rounds):
-        bench.clean()
-        mine.append(timed(ours))
-        for name, peer in peers.items():
-            bench.clean()
-            theirs[name].append(timed(peer))
+    """Return a row by the clock and one by CPU: the median of the rounds' ratios."""
     rows: list[dict[str, object]] = []
-    for name, values in theirs.items():
-        ratios = sorted(a / b for a, b in zip(mine, values, strict=True))
+    for which, suffix in enumerate(("", ", CPU")):
+        mine = [pair[which] for pair in ours]
+        other = [pair[which] for pair in theirs]
+        ratios = sorted(a / b for a, b in zip(mine, other, strict=True))
         ratio = statistics.median(ratios)
         rows.append(
             {
-                "work": work,
+                "work": work + suffix,
                 "unit": "s",
-                "peer": name,
-                "peer_value": round(statistics.median(values), 3),
+                "peer": peer,
+                "peer_value": round(statistics.median(other), 3),
                 "ours": round(statistics.median(mine), 3),
                 "ratio": round(ratio, 3),
                 "spread": round(ratios[-1] - ratios[0], 3),
@@ -203,37 +215,51 @@ def compare(
     return rows
 
 
-def nothing_changed(bench: Bench, rounds: int) -> dict[str, object]:
+def compare(
+    bench: Bench,
+    work: str,
+    ours: Callable[[], None],
+    peers: dict[str, Callable[[], None]],
+    *,
+    rounds: int,
+    target: float | None = None,
+) -> list[dict[str, object]]:
+    """Interleave; return two rows for each peer."""
+    mine: Pairs = []
+    theirs: dict[str, Pairs] = {name: [] for name in peers}
+    for _ in range(rounds):
+        bench.clean()
+        mine.append(timed(ours))
+        for name, peer in peers.items():
+            bench.clean()
+            theirs[name].append(timed(peer))
+    return [
+        row
+        for name, values in theirs.items()
+        for row in rows_of(work, name, mine, values, target)
+    ]
+
+
+def nothing_changed(bench: Bench, rounds: int) -> list[dict[str, object]]:
     """A second publish against the bare start of twine, its floor."""
     bench.clean()
     bench.tool_publish()
-    ours, floor = [], []
+    ours: Pairs = []
+    floor: Pairs = []
     for _ in range(rounds):
         ours.append(timed(bench.tool_publish))
         floor.append(timed(lambda: bench.run(BIN / "twine", "--version")))
-    ratios = sorted(a / b for a, b in zip(ours, floor, strict=True))
-    value = statistics.median(ours)
-    return {
-        "work": "publish again, nothing changed",
-        "unit": "s",
-        "peer": "twine --version",
-        "peer_value": round(statistics.median(floor), 3),
-        "ours": round(value, 3),
-        "ratio": round(statistics.median(ratios), 3),
-        "spread": round(ratios[-1] - ratios[0], 3),
-        "target": None,
-        "met": None,
-        "direction": "lower",
-    }
+    work = "publish again, nothing changed"
+    return rows_of(work, "twine --version", ours, floor, None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true", help="2 packages, 1 round")
+    parser.add_argument("--short", action="store_true", help="one round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    count, rounds = (2, 1) if args.short else (8, args.rounds)
+    count, rounds = 8, 1 if args.short else args.rounds
     with tempfile.TemporaryDirectory(prefix="bench-release-") as place:
         root = Path(place)
         make_packages(root, count)
@@ -246,7 +272,7 @@ def main() -> None:
                 {
                     "python -m build": bench.python_build,
                     "python -m build --no-isolation": bench.python_build_no_isolation,
-                    "uv build": bench.uv_build,
+                    "uv build --all-packages": bench.uv_build,
                 },
                 rounds=rounds,
             )
@@ -259,8 +285,9 @@ def main() -> None:
                     "python -m build + twine + pip install": bench.twine_pipeline,
                 },
                 rounds=rounds,
+                target=TARGET,
             )
-            rows.append(nothing_changed(bench, rounds))
+            rows += nothing_changed(bench, rounds)
         finally:
             control.stop(root)
     for row in rows:
