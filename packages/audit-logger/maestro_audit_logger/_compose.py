@@ -83,14 +83,14 @@ class Composer:
         else:
             ctx_json = bound.ctx_json
         return encoder.body(
-            ts=ts,
-            actor_json=actor_json,
-            action=action,
-            resource=resource,
-            outcome=outcome,
-            ctx_json=ctx_json,
-            data=data,
-            subject=actor.id if actor else "",
+            ts,
+            actor_json,
+            action,
+            resource,
+            outcome,
+            ctx_json,
+            data,
+            actor.id if actor else "",
         )
 
     def system_body(

@@ -16,7 +16,14 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any, final
 
-from maestro_audit_logger._clean import BadValue, Sealed, Walk, as_is, dumps, kind_of
+from maestro_audit_logger._clean import (
+    BadValue,
+    Sealed,
+    Walk,
+    dumps,
+    kind_of,
+    plain_json,
+)
 from maestro_audit_logger._event import OUTCOMES, SYSTEM_PREFIX, Actor, Resource
 from maestro_audit_logger._redact import Redactor
 from maestro_audit_logger.errors import InvalidEvent
@@ -53,17 +60,16 @@ class Encoder:
 
     def now(self) -> str:
         """Return the time as RFC 3339 in UTC with microseconds."""
-        seconds, micros = divmod(self._clock_ns() // 1000, 1_000_000)
+        seconds, nanos = divmod(self._clock_ns(), 1_000_000_000)
         last, text = self._second
         if seconds != last:
             moment = datetime.fromtimestamp(seconds, UTC)
             text = moment.strftime("%Y-%m-%dT%H:%M:%S")
             self._second = (seconds, text)
-        return f"{text}.{micros:06d}Z"
+        return f"{text}.{nanos // 1000:06d}Z"
 
     def body(
         self,
-        *,
         ts: str,
         actor_json: str,
         action: str,
@@ -72,6 +78,7 @@ class Encoder:
         ctx_json: str,
         data: Mapping[str, Any] | None,
         subject: str,
+        *,
         system: bool = False,
     ) -> tuple[bytes, list[Sealed]]:
         """Encode everything after `prev`, with the private values found in it."""
@@ -114,11 +121,10 @@ class Encoder:
 
         Private values are allowed only where `sealed` collects them.
         """
-        if type(value) is dict and as_is(value, self._redactor.plain, 1):
-            try:
-                return dumps(value)
-            except ValueError:
-                pass  # a number that is not finite: the walk says where
+        if type(value) is dict:
+            text = plain_json(value, self._redactor.plain, 1)
+            if text is not None:
+                return text
         if not isinstance(value, Mapping):
             raise InvalidEvent(where, f"expected a mapping, got {kind_of(value)}")
         walk = Walk(self._redactor, subject, sealed, self._random)

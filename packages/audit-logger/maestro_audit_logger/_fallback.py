@@ -37,20 +37,15 @@ class Fallback:
         self._policy = policy
         self._folder = spill_folder
         self._lock = threading.Lock()  # guards the counts below
-        self._gap: dict[str, Any] = {}
+        self.gap: dict[str, Any] = {}  # what the log has yet to be told
         self._digest = hashlib.sha256()
         self.lost = 0
         self.spilled = 0
 
-    @property
-    def pending(self) -> bool:
-        """Tell whether the log has yet to be told about a gap."""
-        return bool(self._gap)
-
     def after_fork(self) -> None:
         """Leave the parent's gap to the parent."""
         self._lock = threading.Lock()
-        self._gap = {}
+        self.gap = {}
 
     def handle(
         self, error: AuditUnavailable, body: bytes, ts: str, policy: OnFailure | None
@@ -73,7 +68,7 @@ class Fallback:
     def take_gap(self) -> dict[str, Any]:
         """Return what to write about the gap, and forget it."""
         with self._lock:
-            gap, self._gap = self._gap, {}
+            gap, self.gap = self.gap, {}
             if gap.get("spilled"):
                 gap["spill_sha256"] = self._digest.hexdigest()
             self._digest = hashlib.sha256()
@@ -82,14 +77,14 @@ class Fallback:
     def give_back(self, gap: dict[str, Any]) -> None:
         """Remember a gap that could not be written after all."""
         with self._lock:
-            newer, self._gap = self._gap, gap
+            newer, self.gap = self.gap, gap
             if newer:
                 gap["lost"] += newer["lost"]
                 gap["spilled"] += newer["spilled"]
                 gap["last_ts"] = newer["last_ts"]
 
     def _count(self, chosen: OnFailure, body: bytes, ts: str) -> None:
-        gap = self._gap or {"lost": 0, "spilled": 0, "first_ts": ts}
+        gap = self.gap or {"lost": 0, "spilled": 0, "first_ts": ts}
         gap["last_ts"] = ts
         if chosen == "spill":
             gap["spilled"] += 1
@@ -98,7 +93,7 @@ class Fallback:
         else:
             gap["lost"] += 1
             self.lost += 1
-        self._gap = gap
+        self.gap = gap
 
     def _spill(self, error: AuditUnavailable, body: bytes) -> None:
         assert self._folder is not None  # handle() checked it

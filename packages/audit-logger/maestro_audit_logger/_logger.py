@@ -161,7 +161,7 @@ class AuditLogger(Keeping):
         try:
             if sealed:
                 self._keep(sealed)
-            if self._fallback.pending:
+            if self._fallback.gap:
                 self._tell_gap()
             seq, leaf = self._committer.commit(body)
         except AuditUnavailable as error:
@@ -191,7 +191,7 @@ class AuditLogger(Keeping):
         try:
             if sealed:
                 await self._in_thread(self._keep, sealed)
-            if self._fallback.pending:
+            if self._fallback.gap:
                 await self._in_thread(self._tell_gap)
             seq, leaf = await self._tasks().commit(body)
         except AuditUnavailable as error:
@@ -227,7 +227,7 @@ class AuditLogger(Keeping):
             return []
         if private:
             self._keep(private)
-        if self._fallback.pending:
+        if self._fallback.gap:
             self._tell_gap()
         stored, error = self._committer.commit_many(bodies)
         receipts = [
@@ -298,7 +298,7 @@ class AuditLogger(Keeping):
         if self.closed:
             return
         self.closed = True
-        if self._fallback.pending:
+        if self._fallback.gap:
             try:
                 self._tell_gap()
             except AuditUnavailable as error:

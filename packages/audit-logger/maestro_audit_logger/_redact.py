@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fnmatch import translate
+from json.encoder import encode_basestring_ascii as quote
 from typing import final
 
 REDACTED = "[redacted]"
@@ -46,7 +47,7 @@ class Redactor:
         self._paths = _either([*paths, *(f"*.{p}" for p in paths)])
         self.by_path = bool(paths)
         self.known: dict[str, bool] = {}  # what the patterns said, bounded
-        self.plain: set[str] = set()  # those that no pattern can ever hide
+        self.plain: dict[str, str] = {}  # names that are never hidden, with their JSON
 
     def hides(self, key: str, path: str) -> bool:
         """Tell whether the value under this key must be hidden."""
@@ -56,7 +57,7 @@ class Redactor:
             if len(self.known) < _REMEMBERED_NAMES:
                 self.known[key] = hidden
                 if not hidden and not self.by_path:
-                    self.plain.add(key)
+                    self.plain[key] = quote(key) + ":"
         return hidden or (self.by_path and bool(self._paths.match(_fold(path))))
 
 

@@ -77,7 +77,8 @@ class Store:
         self._max_bytes = max_bytes
         self._daily = daily
         self._files = files
-        self._write_once = files.write
+        # Without the detour when nobody has replaced it: this is the hot path.
+        self._write_once = os.write if type(files) is Files else files.write
         self._tail: Tail | None = None
         self._recent: deque[tuple[int, str]] = deque(maxlen=_REMEMBERED_LEAVES)
         self._fd: int | None = None
