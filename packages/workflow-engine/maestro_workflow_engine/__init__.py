@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._define import Step, Template, Workflow, command, gate, step, workflow
+    from ._define import Step, command, gate, step
     from ._dispatch import Policy
-    from ._engine import Run, RunHandle, StepReport, WorkflowEngine
+    from ._engine import WorkflowEngine
     from ._executors._futures import FuturesExecutor
     from ._journal import Journal
     from ._model import (
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
         StepExecutor,
     )
     from ._plan import Plan, PlanRow
+    from ._run import Run, RunHandle, StepReport
+    from ._template import Template, workflow
+    from ._workflow import Workflow
     from .errors import WorkflowError
 
 __all__ = [
@@ -55,15 +58,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "_define": ("Step", "Template", "Workflow", "command", "gate", "step", "workflow"),
+    "_define": ("Step", "command", "gate", "step"),
     "_dispatch": ("Policy",),
-    "_engine": ("Run", "RunHandle", "StepReport", "WorkflowEngine"),
+    "_engine": ("WorkflowEngine",),
     "_executors._futures": ("FuturesExecutor",),
     "_journal": ("Journal",),
     "_model": (
         "Attempt", "Event", "Outcome", "Ref", "Retry", "StepContext", "StepExecutor",
     ),
     "_plan": ("Plan", "PlanRow"),
+    "_run": ("Run", "RunHandle", "StepReport"),
+    "_template": ("Template", "workflow"),
+    "_workflow": ("Workflow",),
     "errors": ("WorkflowError",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

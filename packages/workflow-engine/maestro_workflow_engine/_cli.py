@@ -20,9 +20,10 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from ._define import Workflow
-    from ._engine import Run, WorkflowEngine
+    from ._engine import WorkflowEngine
     from ._journal import Journal
+    from ._run import Run
+    from ._workflow import Workflow
 
 OK, FAILED, USAGE, WAITING, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -186,8 +187,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _built(args: argparse.Namespace) -> Workflow:
-    from ._define import Template, Workflow
-    from ._engine import find_target
+    from ._target import find_target
+    from ._template import Template
+    from ._workflow import Workflow
 
     texts: dict[str, str] = {}
     for pair in args.param:
@@ -380,7 +382,7 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    from ._engine import load_target
+    from ._target import load_target
 
     _opened(args).close()
     with _engine(args, journal=args.journal) as engine:

@@ -11,8 +11,8 @@ from operator import attrgetter, not_
 from typing import Any
 
 from ._expression import Expression, Text
-from ._journal import Shape
 from ._model import Node, Ref, Spec
+from ._shape import Shape
 
 _spec, _name = attrgetter("spec"), attrgetter("name")
 _needs, _direct = attrgetter("needs"), attrgetter("direct")

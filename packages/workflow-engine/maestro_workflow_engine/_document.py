@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from ._define import Workflow, _options, _spec, check_type, from_text, moved
+from ._define import _options, _spec
 from ._executors._processes import find
 from ._expression import Expression, Text
 from ._model import Mapping_, Node, Retry, Spec
+from ._template import check_type, from_text
+from ._workflow import Workflow, moved
 from .errors import DefinitionError, ParameterError, Problem, did_you_mean
 
 MAX_BYTES = 16_000_000

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ._graph import bottom_levels, critical_path, levels
 
 if TYPE_CHECKING:
-    from ._define import Workflow
+    from ._workflow import Workflow
 
 FORMATS = ("mermaid", "dot", "svg")
 _WIDE, _HIGH, _GAP_X, _GAP_Y = 150, 34, 46, 16

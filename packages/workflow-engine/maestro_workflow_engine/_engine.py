@@ -5,242 +5,36 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from itertools import compress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, final
 
 from . import _model as m
-from ._define import Template, Workflow
 from ._dispatch import POLICIES, Policy
-from ._model import Event, Spec, StepExecutor
-from ._scheduler import Scheduler, added_note
+from ._executors._choice import Executors, chosen
+from ._model import Event, StepExecutor
+from ._run import Run, RunHandle
+from ._scheduler import Scheduler
+from ._target import built_from, load_target, rebuilt_from
+from ._template import Template
+from ._workflow import Workflow
 from .errors import (
     ChangedError,
     DecisionNeededError,
-    DefinitionError,
     JournalError,
     RunError,
-    RunNotFinishedError,
-    StepError,
     did_you_mean,
 )
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from ._journal import Journal, Past, RunInfo, Shape
+    from ._journal import Journal, RunInfo
+    from ._past import Past
     from ._plan import Plan
-
-_KINDS = ("inline", "threads", "asyncio", "processes", "dask")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepReport:
-    """What became of one step. Times are epoch seconds, 0 when it did not run."""
-
-    step: str
-    state: str
-    reason: str
-    attempts: int
-    started: float
-    ended: float
-    worker: str
-    error: StepError | None
-
-    @property
-    def seconds(self) -> float:
-        """How long the last attempt took."""
-        return self.ended - self.started
-
-
-@final
-class Run:
-    """What became of a run: its state, the results and a report of each step."""
-
-    def __init__(self, scheduler: Scheduler, elapsed: float) -> None:
-        self._scheduler = scheduler
-        self.id = scheduler.run_id
-        self.workflow = scheduler.workflow.name
-        self.state = scheduler.final
-        self.seconds = elapsed
-        self.workers = scheduler.workers
-
-    def __getitem__(self, step: str) -> Any:
-        """Return a step's result.
-
-        Raises:
-            KeyError: there is no such step, or it brought no result.
-        """
-        index = self._index(step)
-        if self._scheduler.state[index] != m.SUCCEEDED:
-            state = m.STATE_NAMES[self._scheduler.state[index]]
-            raise KeyError(f"step {step!r} has no result, it is {state}")
-        return self._scheduler.result(index)
-
-    def _index(self, step: str) -> int:
-        scheduler = self._scheduler
-        index = scheduler.index.get(step)
-        if index is None and step.endswith("]"):
-            base, _, number = step[:-1].rpartition("[")
-            first, count = scheduler.expanded.get(scheduler.index.get(base, -1), (0, 0))
-            if number.isdecimal() and int(number) < count:
-                return first + int(number)
-        if index is None:
-            raise KeyError(f"no step {step!r}{did_you_mean(step, scheduler.index)}")
-        return index
-
-    @property
-    def results(self) -> dict[str, Any]:
-        """The results of all steps that succeeded, by name."""
-        scheduler = self._scheduler
-        return {
-            name: scheduler.result(index)
-            for name, index in scheduler.index.items()
-            if scheduler.state[index] == m.SUCCEEDED
-        }
-
-    def step(self, step: str) -> StepReport:
-        """Return the report of one step, or of one item of a map: `"load[3]"`."""
-        return self._report(self._index(step))
-
-    @property
-    def steps(self) -> Iterator[StepReport]:
-        """The reports of all steps, the items of maps included."""
-        return (self._report(index) for index in range(len(self._scheduler.nodes)))
-
-    def _report(self, index: int) -> StepReport:
-        s = self._scheduler
-        return StepReport(
-            step=s.nodes[index].name,
-            state=m.STATE_NAMES[s.state[index]],
-            reason=s.reason(index),
-            attempts=s.tries[index],
-            started=s.started[index],
-            ended=s.ended[index],
-            worker=s.worker[index],
-            error=s.errors.get(index),
-        )
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many steps ended in each state."""
-        state = self._scheduler.state
-        found = {name: state.count(code) for code, name in enumerate(m.STATE_NAMES)}
-        return {name: count for name, count in found.items() if count}
-
-    @property
-    def errors(self) -> dict[str, StepError]:
-        """The error of each step that failed, in the order of the steps."""
-        s = self._scheduler
-        return {s.nodes[i].name: s.errors[i] for i in sorted(s.errors)}
-
-    @property
-    def waiting(self) -> tuple[str, ...]:
-        """The gates that wait for approval."""
-        s = self._scheduler
-        return tuple(
-            node.name
-            for i, node in enumerate(s.nodes)
-            if s.state[i] == m.WAITING and node.spec.kind == "gate"
-        )
-
-    def check(self) -> Run:
-        """Return this run when it succeeded, else raise what went wrong.
-
-        Raises:
-            StepError: the first error, with its cause.
-            RunNotFinishedError: it was cancelled, or waits at a gate.
-        """
-        errors = self.errors
-        if errors:
-            raise next(iter(errors.values()))
-        if self.state != "succeeded":
-            gates = f" at {', '.join(self.waiting)}" if self.waiting else ""
-            raise RunNotFinishedError(
-                self.id, f"run {self.id!r} is {self.state}{gates}"
-            )
-        return self
-
-    def __repr__(self) -> str:
-        counts = ", ".join(f"{n} {name}" for name, n in self.counts.items())
-        return f"<run {self.id}: {self.state} ({counts}) in {self.seconds:.3g}s>"
-
-
-@final
-class RunHandle:
-    """A run that goes on in the background. Thread-safe."""
-
-    def __init__(self, scheduler: Scheduler, work: Callable[[], Run]) -> None:
-        self.id = scheduler.run_id
-        self._scheduler = scheduler
-        self._result: Run | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(
-            target=self._run, args=(work,), name=f"maestro-run-{self.id}", daemon=True
-        )
-        self._thread.start()
-
-    def _run(self, work: Callable[[], Run]) -> None:
-        try:
-            self._result = work()
-        except BaseException as error:
-            self._error = error
-
-    @property
-    def done(self) -> bool:
-        """Whether the run is over."""
-        return not self._thread.is_alive()
-
-    def wait(self, timeout: float | None = None) -> Run:
-        """Wait for the end and return the run.
-
-        Raises:
-            TimeoutError: it still goes on after `timeout` seconds.
-        """
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise TimeoutError(f"run {self.id!r} still goes on after {timeout} s")
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
-
-    def counts(self) -> dict[str, int]:
-        """Return how many steps are in each state just now."""
-        state = self._scheduler.state
-        found = {name: state.count(code) for code, name in enumerate(m.STATE_NAMES)}
-        return {name: count for name, count in found.items() if count}
-
-    def pause(self) -> None:
-        """Start nothing new until `resume`; what runs goes on."""
-        self._scheduler.inbox.put(("pause", None))
-
-    def resume(self) -> None:
-        """Go on after `pause`."""
-        self._scheduler.inbox.put(("continue", None))
-
-    def cancel(self) -> None:
-        """Stop what runs and start nothing new."""
-        self._scheduler.inbox.put(("cancel", None))
-
-    def approve(self, gate: str) -> None:
-        """Let the run pass a gate."""
-        self._scheduler.inbox.put(("approve", gate))
-
-    def add(self, workflow: Workflow | Template, *, prefix: str, **params: Any) -> None:
-        """Add a workflow's steps to the run, named `prefix/step`.
-
-        The engine's policy decides how they share the workers with the others.
-        """
-        built = _built(workflow, params)
-        built.validate()
-        note = added_note(prefix, built)
-        self._scheduler.inbox.put(("add", (built, prefix, note)))
+    from ._shape import Shape
 
 
 @final
@@ -276,7 +70,8 @@ class WorkflowEngine:
                 f"expected a policy of {', '.join(POLICIES)}, got {policy!r}"
                 f"{did_you_mean(policy, POLICIES)}"
             )
-        self._executor, self.workers = _executor(executor, workers)
+        main, self.workers = chosen(executor, workers)
+        self._executors = Executors(main, self.workers)
         self.executor_name = (
             executor if isinstance(executor, str) else type(executor).__name__
         )
@@ -284,7 +79,6 @@ class WorkflowEngine:
         self.pools = dict(pools or {})
         self.on_event = on_event
         self._exits = ExitStack()
-        self._made: dict[str, StepExecutor] = {}
         self._cache: dict[str, Any] = {}
         self.journal = self._journal(journal)
 
@@ -307,9 +101,7 @@ class WorkflowEngine:
 
     def close(self) -> None:
         """Stop what still runs and free threads, processes and files."""
-        for executor in self._made.values():
-            executor.close()
-        self._made.clear()
+        self._executors.close()
         self._exits.close()
 
     # -- verbs --------------------------------------------------------------
@@ -324,7 +116,7 @@ class WorkflowEngine:
         **params: Any,
     ) -> Plan:
         """Forecast a run with the durations that the journal remembers."""
-        built = _built(workflow, params)
+        built = built_from(workflow, params)
         return built.plan(
             workers or self.workers, durations=self._durations(built), search=search
         )
@@ -353,7 +145,7 @@ class WorkflowEngine:
             JournalError: the journal cannot be written; nothing unwritten was started.
         """
         scheduler, info = self._prepare(
-            _built(workflow, params), run_id, plan, stay=False
+            built_from(workflow, params), run_id, plan, stay=False
         )
         return self._drive(scheduler, info)
 
@@ -368,7 +160,7 @@ class WorkflowEngine:
     ) -> RunHandle:
         """Run a workflow in the background; gates wait for `RunHandle.approve`."""
         scheduler, info = self._prepare(
-            _built(workflow, params), run_id, plan, stay=True
+            built_from(workflow, params), run_id, plan, stay=True
         )
         return RunHandle(scheduler, lambda: self._drive(scheduler, info))
 
@@ -403,7 +195,7 @@ class WorkflowEngine:
         """
         journal = self._need_journal()
         info = journal.info(run_id)
-        built = _rebuilt(info, workflow)
+        built = rebuilt_from(info, workflow)
         built.pools.update(self.pools)
         built.validate()
         if info.state == "succeeded":
@@ -522,13 +314,13 @@ class WorkflowEngine:
         past: Past | None = None,
         **more: Any,
     ) -> Scheduler:
-        virtual = getattr(self._executor, "virtual", None)
+        virtual = self._executors.virtual
         if virtual is not None:  # the testing kit's clock
             more |= {"now": virtual.now, "inbox": virtual, "batching": False}
         return Scheduler(
             workflow,
             run_id=run_id,
-            executor_of=self._executor_of,
+            executor_of=self._executors.of,
             workers=self.workers,
             policy=self.policy,
             durations=self._durations(workflow, past),
@@ -545,7 +337,7 @@ class WorkflowEngine:
         if info is None or self.journal is None:
             scheduler.run()
             return Run(scheduler, time.perf_counter() - began)
-        from ._journal import Heartbeat, disown
+        from ._lease import Heartbeat, disown
 
         heartbeat = Heartbeat(self.journal.path, info)
         try:
@@ -560,158 +352,8 @@ class WorkflowEngine:
             self.journal.finish(info, scheduler.final)
         finally:
             heartbeat.stop()
-            disown(info)
+            disown(info.owner)
         return Run(scheduler, time.perf_counter() - began)
-
-    def _executor_of(self, spec: Spec) -> StepExecutor:
-        kind = spec.kind
-        if kind == "python" or getattr(self._executor, "virtual", None) is not None:
-            kind_name = "main"
-        else:
-            kind_name = kind
-        found = self._made.get(kind_name)
-        if found is None:
-            found = self._made[kind_name] = self._make(kind_name)
-        return found
-
-    def _make(self, kind: str) -> StepExecutor:
-        if kind == "async":
-            main = self._executor_of(Spec(name=""))
-            from ._executors._aio import AsyncExecutor
-
-            return (
-                main if isinstance(main, AsyncExecutor) else AsyncExecutor(self.workers)
-            )
-        if kind == "command":
-            from ._executors._command import CommandExecutor
-
-            return CommandExecutor(self.workers)
-        if not isinstance(self._executor, str):
-            return self._executor
-        if self._executor == "inline":
-            from ._executors._inline import InlineExecutor
-
-            return InlineExecutor()
-        if self._executor == "threads":
-            from ._executors._threads import ThreadExecutor
-
-            return ThreadExecutor(self.workers)
-        if self._executor == "asyncio":
-            from ._executors._aio import AsyncExecutor
-
-            return AsyncExecutor(self.workers)
-        if self._executor == "dask":
-            from .dask import DaskExecutor
-
-            return DaskExecutor.local(self.workers)
-        from ._executors._processes import ProcessExecutor
-
-        return ProcessExecutor(self.workers)
-
-
-def _executor(
-    executor: str | StepExecutor | Executor, workers: int | None
-) -> tuple[str | StepExecutor, int]:
-    if workers is not None and workers < 1:
-        raise ValueError(f"expected 1 or more workers, got {workers!r}")
-    if isinstance(executor, str):
-        name, _, number = executor.partition(":")
-        if name not in _KINDS or (number and not number.isdecimal()):
-            raise ValueError(
-                f"expected an executor of {', '.join(_KINDS)}, optionally with a number "
-                f"as in 'threads:8', got {executor!r}{did_you_mean(name, _KINDS)}"
-            )
-        count = workers or int(number or (1 if name == "inline" else 4))
-        return name, 1 if name == "inline" else max(1, count)
-    if not hasattr(executor, "submit") or hasattr(executor, "start"):
-        own = cast("StepExecutor", executor)
-        return own, workers or own.slots
-    from ._executors._futures import FuturesExecutor
-
-    count = workers or getattr(executor, "_max_workers", None) or 4
-    return FuturesExecutor(executor, count), count
-
-
-def _built(workflow: Workflow | Template, params: Mapping[str, Any]) -> Workflow:
-    if isinstance(workflow, Template):
-        return workflow.build(**params)
-    if not isinstance(workflow, Workflow):
-        raise TypeError(f"expected a workflow or a template, got {workflow!r}")
-    if params:
-        raise TypeError(
-            f"{workflow!r} is built already; parameters {', '.join(params)} are for a "
-            "template"
-        )
-    return workflow
-
-
-def _rebuilt(info: RunInfo, workflow: Workflow | Template | None) -> Workflow:
-    if isinstance(workflow, Workflow):
-        return workflow
-    if workflow is not None:
-        return workflow.build(**info.params)
-    if info.source is None:
-        raise RunError(
-            info.id,
-            f"run {info.id!r} was started from a workflow that cannot be imported again; "
-            "pass it to resume",
-        )
-    return load_target(info.source, info.params)
-
-
-def load_target(target: str, params: Mapping[str, Any]) -> Workflow:
-    """Build a workflow from `module:name`, `file.py:name`, or the path of a document.
-
-    Raises:
-        DefinitionError: there is no such thing.
-    """
-    found = find_target(target)
-    if isinstance(found, Path):
-        return Workflow.load(found, params)
-    built = found.build(**params) if isinstance(found, Template) else found
-    built.source = target
-    return built
-
-
-def find_target(target: str) -> Template | Workflow | Path:
-    """Return what a target names: a template, a workflow, or a document's path."""
-    import importlib
-    import sys
-
-    from .errors import Problem
-
-    place, colon, name = target.rpartition(":")
-    if not colon:
-        return Path(target)
-    try:
-        if place.endswith(".py"):
-            folder = str(Path(place).resolve().parent)
-            if folder not in sys.path:
-                sys.path.insert(0, folder)
-            module: Any = importlib.import_module(Path(place).stem)
-        elif place == "__main__":
-            module = sys.modules["__main__"]
-        else:
-            if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
-            module = importlib.import_module(place)
-    except ImportError as error:
-        raise DefinitionError([Problem(where=target, message=str(error))]) from error
-    found = getattr(module, name, None)
-    if not isinstance(found, Template | Workflow):
-        known = [
-            n for n, v in vars(module).items() if isinstance(v, Template | Workflow)
-        ]
-        raise DefinitionError(
-            [
-                Problem(
-                    where=target,
-                    message=f"there is no workflow {name!r}{did_you_mean(name, known)}; "
-                    f"there is {', '.join(known) or 'none'}",
-                )
-            ]
-        )
-    return found
 
 
 def _storable(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ._model import Node, Spec
 
 if TYPE_CHECKING:
-    from ._define import Workflow
+    from ._workflow import Workflow
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,7 +124,7 @@ def critical_path(graph: Graph, bottom: Sequence[float]) -> list[int]:
 
 def with_barriers(workflow: Workflow) -> Workflow:
     """Return a copy with a barrier step between each level and the next."""
-    from ._define import Workflow
+    from ._workflow import Workflow
 
     graph = compile_graph([node.needs for node in workflow.nodes])
     level = levels(graph)

@@ -8,44 +8,34 @@ that in the same transaction in which it writes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import secrets
-import socket
 import sqlite3
-import sys
-import threading
 import time
-import zlib
-from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, count, repeat
+from dataclasses import dataclass
+from itertools import count, repeat
 from operator import add
 from pathlib import Path
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Literal, final
 
+from ._history import read_durations, write_durations
+from ._lease import LEASE_SECONDS, disown, owner_lives, owner_name
+from ._past import Past, last_event, read_past, starts_of
+from ._results import Results
+from ._shape import Shape
+from ._sqlite import translated
 from .errors import (
     JournalBusyError,
     JournalCorruptError,
     JournalError,
-    JournalFullError,
-    JournalReadOnlyError,
     JournalVersionError,
     LeaseLostError,
-    ResultError,
     RunNotFoundError,
     did_you_mean,
 )
 
 VERSION = 1
-INLINE_BYTES = 4_096  # larger results go to the folder of objects
-_WINDOW = 4_096  # events read at a time
-HISTORY = 9  # durations of a step that count
-HISTORY_RUNS = 27  # runs of a workflow whose durations are kept
-HISTORY_READ = 300_000  # durations that are enough to know, for very large workflows
-LEASE_SECONDS = 15.0
 
 _SCHEMA = """
 CREATE TABLE run(
@@ -76,21 +66,6 @@ _INSERT = (
     "INSERT INTO event(run,seq,step,attempt,kind,at,seconds,worker,value,note) "
     "VALUES(?,?,?,?,?,?,?,?,?,?)"
 )
-# What nearly all of a journal is: first starts, alone or together, and successes.
-_BEGUN = "kind='started' AND attempt=1 AND step!=''"
-_TOGETHER = "kind='started' AND step='' AND note IS NULL"
-_PLAIN = (
-    f"SELECT total({_BEGUN}),group_concat(CASE WHEN {_BEGUN} THEN step END,char(30)),"  # noqa: S608
-    f"group_concat(CASE WHEN {_TOGETHER} THEN value END),total(kind='succeeded'),"
-    "group_concat(CASE WHEN kind='succeeded' THEN step END,char(30)),"
-    "group_concat(CASE WHEN kind='succeeded' THEN value END,char(30)) "
-    "FROM event WHERE run=? AND seq>? AND seq<=?"
-)
-_ONE_BY_ONE = (
-    "SELECT kind,step,value FROM event WHERE run=? AND seq>? AND seq<=? AND "  # noqa: S608
-    f"({_BEGUN} OR kind='succeeded')"
-)
-_N = TypeVar("_N", int, float)
 Durability = Literal["process", "power"]
 
 
@@ -134,154 +109,6 @@ class JournalEvent:
     note: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """The steps of a run: names, what each was made of, and what each waits for."""
-
-    names: list[str]
-    digests: list[str]
-    needs: Sequence[Sequence[int]]
-
-    def marks(self) -> dict[str, tuple[str, ...]]:
-        """Return for each step what changes when the step does.
-
-        By names, not positions: a new step must not change the others.
-        """
-        names = self.names
-        return {
-            name: (digest, *[names[i] for i in needs])
-            for name, digest, needs in zip(names, self.digests, self.needs, strict=True)
-        }
-
-    def _body(self) -> bytes:
-        # One line of JSON, then numbers: which digest each step has, how many needs,
-        # and all needs in a row. JSON alone would take five times as long.
-        kinds = list(dict.fromkeys(self.digests))
-        place = dict(zip(kinds, count(), strict=False))
-        head = json.dumps([self.names, kinds], separators=(",", ":")).encode()
-        numbers = array("I", map(place.__getitem__, self.digests))
-        numbers.extend(map(len, self.needs))
-        numbers.extend(chain.from_iterable(self.needs))
-        return head + b"\n" + _little(numbers).tobytes()
-
-    def whole(self) -> str:
-        """Return one digest over all steps."""
-        return hashlib.sha256(self._body()).hexdigest()
-
-    def pack(self) -> tuple[str, bytes]:
-        """Return that digest, and the shape as the journal keeps it."""
-        body = self._body()
-        return hashlib.sha256(body).hexdigest(), zlib.compress(body, 1)
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Shape:
-        """Read what `pack` wrote."""
-        head, _, rest = zlib.decompress(body).partition(b"\n")
-        names, kinds = json.loads(head)
-        numbers = array("I")
-        numbers.frombytes(rest)
-        numbers = _little(numbers)
-        steps, place = len(names), 2 * len(names)
-        needs = []
-        for length in numbers[steps:place]:
-            needs.append(numbers[place : place + length].tolist())
-            place += length
-        digests = [kinds[number] for number in numbers[:steps]]
-        return cls(names=names, digests=digests, needs=needs)
-
-
-def _little(numbers: array[_N]) -> array[_N]:
-    """Turn numbers into little-endian ones, or back."""
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers
-
-
-@dataclass(slots=True, kw_only=True)
-class Past:
-    """What a run's events say, as far as a resume cares.
-
-    Results are as the journal keeps them: by position for the steps that were known
-    beforehand, by name for those that were added while the run went.
-    """
-
-    last: int
-    texts: list[str | None]
-    extra: dict[str, str] = field(default_factory=dict)
-    # The number of a step's latest attempt; 1 for others that succeeded, else 0.
-    tries: dict[str, int] = field(default_factory=dict)
-    interrupted: list[str] = field(default_factory=list)
-    approved: set[str] = field(default_factory=set)
-    decided: dict[str, str] = field(default_factory=dict)
-    compensating: bool = False
-    added: list[str] = field(default_factory=list)
-
-    def keep(
-        self, index: Mapping[str, int], names: list[str], texts: list[str]
-    ) -> None:
-        """Note the results of steps."""
-        places = list(map(index.get, names))
-        own = self.texts
-        if None not in places:
-            for place, text in zip(places, texts, strict=True):
-                own[place] = text  # type: ignore[index] # None was looked for
-            return
-        for name, place, text in zip(names, places, texts, strict=True):
-            if place is None:
-                self.extra[name] = text
-            else:
-                own[place] = text
-
-    def text(self, name: str, place: int | None) -> str | None:
-        """Return the result of a step, None when it has not succeeded."""
-        return self.extra.get(name) if place is None else self.texts[place]
-
-
-# The runs that this process owns just now: the one thing that a process table cannot
-# tell. Each name is added and removed by whoever runs the run.
-_OWNED: set[str] = set()
-
-
-def owner_name() -> str:
-    """Name a new owner so that others can tell whether it is still alive."""
-    pid = os.getpid()
-    name = f"{socket.gethostname()}:{pid}:{_started(pid)}/{secrets.token_hex(4)}"
-    _OWNED.add(name)
-    return name
-
-
-def disown(info: RunInfo) -> None:
-    """Say that this process no longer works on a run, however that ended."""
-    _OWNED.discard(info.owner)
-
-
-def _started(pid: int) -> str:
-    """Return when a process began, as the kernel counts; tells pids apart."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return "?"
-    fields = text.rpartition(")")[2].split()
-    # A zombie has ended; only its parent has not looked yet.
-    return "?" if fields[0] == "Z" else fields[19]
-
-
-def owner_lives(owner: str, lease_until: float) -> bool:
-    """Tell whether a run's owner may still be at work.
-
-    On this machine the process table answers at once; elsewhere the lease does.
-    """
-    if not owner:
-        return False
-    host, _, rest = owner.rpartition(":")[0].rpartition(":")
-    if host == socket.gethostname() and Path("/proc").is_dir():
-        if int(rest) == os.getpid():
-            return owner in _OWNED
-        started = owner.rpartition(":")[2].partition("/")[0]
-        return started != "?" and _started(int(rest)) == started
-    return time.time() < lease_until
-
-
 @final
 class Journal:
     """Where runs are written down. Give it to `WorkflowEngine(journal=...)`.
@@ -303,7 +130,9 @@ class Journal:
     ) -> None:
         self.path = Path(path)
         self.durability = durability
-        self.objects = Path(f"{self.path}.objects")
+        results = Results(self.path, synced=durability == "power")
+        self.objects = results.objects
+        self.encode, self.decode = results.encode, results.decode
         # The epoch and the latest event of each run that this process writes.
         self._last: dict[int, tuple[int, int]] = {}
         self._encode = json.JSONEncoder(
@@ -494,7 +323,7 @@ class Journal:
             for row in rows:
                 if row[3] == "started" and not row[1]:  # a turn's starts
                     first = row[0] - row[2] + 1
-                    for seq, (step, attempt) in enumerate(_starts(*row[7:]), first):
+                    for seq, (step, attempt) in enumerate(starts_of(*row[7:]), first):
                         if seq > after:
                             yield JournalEvent(
                                 seq=seq, step=step, attempt=attempt, kind="started",
@@ -514,89 +343,13 @@ class Journal:
             key: the run.
             index: the positions of its steps, as far as they are known.
         """
-        index = index or {}
-        found = Past(last=self.last_event(key), texts=[None] * len(index))
-        begun: set[str] = set()  # once, and not succeeded so far as we have read
-        ended: dict[str, int] = {}
         with translated(self.path):
-            for low in range(0, found.last, _WINDOW):
-                window = (key, low, low + _WINDOW)
-                started, names, texts = self._plain(window)
-                begun.update(started)
-                self._odd(window, found, ended)
-                begun.difference_update(names)
-                found.keep(index, names, texts)
-        tries = found.tries
-        for step in begun:
-            tries.setdefault(step, 1)
-        found.interrupted = sorted(
-            step
-            for step, number in tries.items()
-            if number
-            and ended.get(step) != number
-            and found.text(step, index.get(step)) is None
-        )
-        return found
-
-    def _plain(
-        self, window: tuple[int, int, int]
-    ) -> tuple[Iterable[str], list[str], list[str]]:
-        """Read a window's first starts, and its successes with their results.
-
-        SQLite joins them to one text, which is a third of the time of a row for each.
-        """
-        query = self._db.execute(_PLAIN, window)
-        begun, first, together, many, steps, values = query.fetchone()
-        names, texts = _split(steps, many), _split(values, many)
-        started = _split(first, begun)
-        if None in (names, texts, started):
-            # A step has the separator in its name: read them one by one.
-            rows = self._db.execute(_ONE_BY_ONE, window).fetchall()
-            started = [row[1] for row in rows if row[0] == "started"]
-            names = [row[1] for row in rows if row[0] == "succeeded"]
-            texts = [row[2] for row in rows if row[0] == "succeeded"]
-        more = json.loads(f"[{together}]") if together else ()
-        assert names is not None
-        assert texts is not None
-        return chain(started or (), *more), names, texts
-
-    def _odd(
-        self,
-        window: tuple[int, int, int],
-        found: Past,
-        ended: dict[str, int],
-    ) -> None:
-        """Take in what is not a first start or a success at the first attempt."""
-        rows = self._db.execute(
-            "SELECT step,attempt,kind,value,note FROM event WHERE run=? AND seq>? AND "  # noqa: S608 - only our own text
-            f"seq<=? AND NOT({_BEGUN} OR {_TOGETHER} OR kind='succeeded' AND attempt=1) "
-            "ORDER BY seq",
-            window,
-        )
-        tries = found.tries
-        for step, attempt, kind, value, note in rows:
-            if kind == "started" and not step:
-                tries.update(_starts(value, note))
-            elif kind in ("started", "succeeded"):
-                tries[step] = attempt
-            elif kind in ("failed", "retrying", "cancelled"):
-                ended[step] = attempt
-            elif kind == "approved":
-                found.approved.add(step)
-            elif kind == "decided":
-                found.decided[step] = str(note)
-            elif kind == "compensating":
-                found.compensating = True
-            elif kind == "added":
-                found.added.append(str(note))
+            return read_past(self._db, key, index or {})
 
     def last_event(self, key: int) -> int:
         """Return the number of a run's latest event."""
         with translated(self.path):
-            row = self._db.execute(
-                "SELECT coalesce(max(seq),0) FROM event WHERE run=?", (key,)
-            ).fetchone()
-        return int(row[0])
+            return last_event(self._db, key)
 
     def commit(
         self,
@@ -654,7 +407,7 @@ class Journal:
                 "UPDATE run SET state=?,finished=?,owner='',lease_until=0 WHERE key=?",
                 (state, finished, info.key),
             )
-        disown(info)
+        disown(info.owner)
 
     def set_state(self, info: RunInfo, state: str) -> None:
         """Write a live run's state down: "running" or "paused"."""
@@ -669,62 +422,6 @@ class Journal:
                 "UPDATE run SET lease_until=? WHERE key=? AND epoch=?",
                 (time.time() + LEASE_SECONDS, info.key, info.epoch),
             )
-
-    # -- results ------------------------------------------------------------
-
-    def encode(self, step: str, attempt: int, value: Any) -> str:
-        """Return what stands for a result in an event.
-
-        Raises:
-            ResultError: JSON cannot hold it.
-        """
-        if value is None:
-            return "null"
-        try:
-            text = self._encode(value)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ResultError(
-                step,
-                attempt,
-                f"step {step!r} returned a {type(value).__name__} that the journal "
-                f"cannot keep ({error}); return plain data, or write a file and return "
-                "its path",
-            ) from None
-        if len(text) <= INLINE_BYTES:
-            return text
-        return "@" + self._store(text.encode())
-
-    def decode(self, text: str) -> Any:
-        """Return the result that `encode` wrote down."""
-        if not text.startswith("@"):
-            return json.loads(text)
-        digest = text[1:]
-        path = self.objects / digest[:2] / digest[2:]
-        try:
-            body = zlib.decompress(path.read_bytes())
-        except (OSError, zlib.error) as error:
-            raise JournalCorruptError(
-                path, f"the stored result {path} cannot be read: {error}"
-            ) from error
-        if hashlib.sha256(body).hexdigest() != digest:
-            raise JournalCorruptError(path, f"the stored result {path} was changed")
-        return json.loads(body)
-
-    def _store(self, body: bytes) -> str:
-        """Keep a large result under its hash; the same content is kept once."""
-        digest = hashlib.sha256(body).hexdigest()
-        path = self.objects / digest[:2] / digest[2:]
-        if not path.exists():
-            with translated(self.path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f"{path.name}.{os.getpid()}")
-                with partial.open("wb") as file:
-                    file.write(zlib.compress(body, 1))
-                    file.flush()
-                    if self.durability == "power":
-                        os.fsync(file.fileno())
-                partial.replace(path)
-        return digest
 
     # -- control, history, cache --------------------------------------------
 
@@ -762,46 +459,13 @@ class Journal:
             workflow: its name.
             wanted: the steps to tell of, by default all.
         """
-        runs: list[dict[str, float]] = []
         with translated(self.path):
-            rows = self._db.execute(
-                "SELECT seconds FROM duration WHERE workflow=? "
-                "ORDER BY run DESC, epoch DESC",
-                (workflow,),
-            )
-            read = 0
-            for (body,) in rows:
-                runs.append(_times(body, wanted))
-                read += len(runs[-1])
-                if read > HISTORY_READ:
-                    break
-        if len(runs) == 1:
-            return runs[0]
-        found: dict[str, list[float]] = {}
-        for run in runs:
-            for step, length in run.items():
-                times = found.setdefault(step, [])
-                if len(times) < HISTORY:
-                    times.append(length)
-        return {step: sorted(times)[len(times) // 2] for step, times in found.items()}
+            return read_durations(self._db, workflow, wanted)
 
     def remember(self, info: RunInfo, times: Iterable[tuple[str, float]]) -> None:
         """Add a run's durations to the history that plans use, and drop the oldest."""
-        known = dict(times)
-        head = json.dumps(list(known)).encode()
-        numbers = _little(array("f", known.values())).tobytes()
-        body = zlib.compress(head + b"\n" + numbers, 1)
         with translated(self.path), self.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO duration VALUES(?,?,?,?)",
-                (info.workflow, info.key, info.epoch, body),
-            )
-            db.execute(
-                "DELETE FROM duration WHERE workflow=? AND (run,epoch)<=(SELECT "
-                "run,epoch FROM duration WHERE workflow=? ORDER BY run DESC, epoch DESC "
-                "LIMIT 1 OFFSET ?)",
-                (info.workflow, info.workflow, HISTORY_RUNS),
-            )
+            write_durations(db, info.workflow, (info.key, info.epoch), times)
 
     def cached(self, key: str) -> str | None:
         """Return the encoded result that is cached under a key."""
@@ -819,84 +483,3 @@ class Journal:
                 "INSERT OR REPLACE INTO cache VALUES(?,?,?)",
                 ((key, value, now) for key, value in entries),
             )
-
-
-def _split(text: str | None, count: float) -> list[str] | None:
-    """Take apart what SQLite joined; None when it cannot be told apart."""
-    parts = [] if text is None else text.split("\x1e")
-    return parts if len(parts) == count else None
-
-
-def _times(body: bytes, wanted: Container[str] | None) -> dict[str, float]:
-    """Read back the durations of one run."""
-    head, _, rest = zlib.decompress(body).partition(b"\n")
-    numbers = array("f")
-    numbers.frombytes(rest)
-    pairs = zip(json.loads(head), _little(numbers), strict=True)
-    if wanted is None:
-        return dict(pairs)
-    return {step: length for step, length in pairs if step in wanted}
-
-
-def _starts(names: str, numbers: str | None) -> Iterator[tuple[str, int]]:
-    """Read back what one row says about several starts."""
-    return zip(
-        json.loads(names), json.loads(numbers) if numbers else repeat(1), strict=False
-    )
-
-
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's and the system's errors into ours, saying what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _translate(path, error) from error
-    except OSError as error:
-        raise JournalFullError(path, f"{path} cannot be written: {error}") from error
-
-
-def _translate(path: Path, error: sqlite3.Error) -> JournalError:
-    text = str(error)
-    if "full" in text or "disk I/O" in text:
-        return JournalFullError(
-            path,
-            f"{path} cannot grow ({text}); what is committed is safe: free some space, "
-            "then resume the run",
-        )
-    if "readonly" in text or "unable to open" in text:
-        return JournalReadOnlyError(
-            path,
-            f"{path} cannot be opened for writing ({text}); check that its folder "
-            "exists and may be written by this user",
-        )
-    if "not a database" in text or "malformed" in text:
-        return JournalCorruptError(path, f"{path} is not a journal ({text})")
-    return JournalError(path, f"{path}: {text}")
-
-
-@final
-class Heartbeat:
-    """Renews a run's lease from a thread of its own, also while a step blocks."""
-
-    def __init__(self, path: Path, info: RunInfo) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self._beat, args=(path, info), name="maestro-lease", daemon=True
-        )
-        self._thread.start()
-
-    def _beat(self, path: Path, info: RunInfo) -> None:
-        journal: Journal | None = None
-        while not self._stop.wait(LEASE_SECONDS / 3):
-            # A full disk or a busy moment is the scheduler's to report; try again.
-            with contextlib.suppress(JournalError):
-                journal = journal or Journal(path)
-                journal.renew(info)
-        if journal is not None:
-            journal.close()
-
-    def stop(self) -> None:
-        """Stop and wait for the thread."""
-        self._stop.set()
-        self._thread.join()

@@ -14,7 +14,7 @@ from ._dispatch import Dispatcher, Needs, Policy
 from ._graph import Graph, bottom_levels, compile_graph, critical_path, levels
 
 if TYPE_CHECKING:
-    from ._define import Workflow
+    from ._workflow import Workflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,8 +47,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from ._define import Workflow
-    from ._journal import Journal, Past, Row, RunInfo
+    from ._journal import Journal, Row, RunInfo
+    from ._past import Past
+    from ._workflow import Workflow
 
 _NO_KWARGS: dict[str, Any] = {}
 _LOST_TRIES = 3  # a step that kills its workers is not given a fourth
@@ -1153,7 +1154,7 @@ def _always(spec: Spec) -> Spec:
 
 def _shifted(workflow: Workflow, shift: int, prefix: str) -> Workflow:
     """Copy a workflow so that its nodes follow those of a run."""
-    from ._define import Workflow, moved
+    from ._workflow import Workflow, moved
 
     copy = Workflow(workflow.name, params=workflow.params)
     for node in workflow.nodes:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import RunError, did_you_mean
 
 if TYPE_CHECKING:
-    from ._journal import Journal, RunInfo, Shape
+    from ._journal import Journal, RunInfo
+    from ._shape import Shape
 
 _AFTER = {
     "started": "running", "succeeded": "succeeded", "failed": "failed",

@@ -76,7 +76,7 @@ def import_lines(journal: Journal, lines: Iterable[str]) -> str:
     Raises:
         JournalError: the lines are no such export, or the run exists.
     """
-    from ._journal import Shape
+    from ._shape import Shape
 
     rows = iter(lines)
     number = 1

@@ -13,7 +13,7 @@ from ._model import Node
 from .errors import CycleError, DefinitionError, Problem, did_you_mean
 
 if TYPE_CHECKING:
-    from ._define import Workflow
+    from ._workflow import Workflow
 
 
 def validate(workflow: Workflow) -> None:

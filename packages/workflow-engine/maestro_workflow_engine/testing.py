@@ -17,7 +17,7 @@ from ._model import Attempt, Event, Outcome, Spec, StepExecutor
 from .errors import StepCancelledError
 
 if TYPE_CHECKING:
-    from ._engine import Run
+    from ._run import Run
 
 
 @final

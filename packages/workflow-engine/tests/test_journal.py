@@ -445,7 +445,7 @@ def test_durations_of_earlier_runs_are_what_plans_use(journal_path):
 
 
 def test_the_history_keeps_the_latest_runs_and_adds_up_a_resumed_one(journal_path):
-    from maestro_workflow_engine._journal import HISTORY, HISTORY_RUNS
+    from maestro_workflow_engine._history import HISTORY, HISTORY_RUNS
 
     with WorkflowEngine("inline", journal=journal_path) as engine:
         for n in range(HISTORY_RUNS + 5):
