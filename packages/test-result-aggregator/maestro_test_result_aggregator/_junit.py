@@ -10,9 +10,11 @@ puts the reason into `<skipped message>`; node's runner nests a suite in a suite
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from ._model import Attachment, Attempt, TestResult, make, numbered
+from ._plain import PlainCases, plain_cases
 from ._source import Source, moment, seconds
 from ._xml import MAX_DEPTH, XmlRefused, feed, parser
 
@@ -26,6 +28,8 @@ _TEXT = frozenset(
 _RAW = {"notrun": "notrun", "disabled": "skipped", "suppressed": "skipped", "skipped": "skipped",
         "ignored": "skipped", "pending": "notrun", "fail": "failed", "failed": "failed"}  # fmt: skip
 _COMMA = re.compile(r"[1-9]\d{0,2},\d{3}\Z")
+_LONGEST = 1e9
+_USUAL = ("classname", "name", "time")
 _ATTACHED = re.compile(r"\[\[ATTACHMENT\|(.+?)\]\]")
 _TIMEOUT = re.compile(r"(?i)\btimed? ?-?out\b")
 
@@ -43,13 +47,17 @@ class _Reader:
         self.ready: list[TestResult] = []
         self.suites: list[dict[str, str]] = []
         self.names: tuple[str, ...] = ()
+        self.file: str | None = None
         self.case: dict[str, str] | None = None
+        self.whole = False  # the open case stands for its suite
         self.details: list[tuple[str, dict[str, str], str]] = []
         self.depth = 0
         self.text: list[str] | None = None
         self.open: list[tuple[str, dict[str, str], list[str]]] = []
-        self.seen = ""
+        self.point = False  # whether a time had a decimal point
         self.told = False
+        self.cut = plain_cases(source.head)
+        self.mark = self.cut.tag if self.cut else ""
 
     def start(self, tag: str, attrs: dict[str, str]) -> None:
         if self.case is None:
@@ -57,17 +65,19 @@ class _Reader:
             return
         if len(self.open) > MAX_DEPTH:
             raise XmlRefused(f"elements are nested over {MAX_DEPTH} deep")
-        tag = tag.rpartition(":")[2]
-        self.open.append((tag, attrs, []))
+        if ":" in tag:
+            tag = tag.rpartition(":")[2]
+        parts: list[str] = []
+        self.open.append((tag, attrs, parts))
         if tag in _TEXT:
-            self.parser.CharacterDataHandler = self.open[-1][2].append
+            self.parser.CharacterDataHandler = parts.append
 
     def suite(self, tag: str, attrs: dict[str, str]) -> None:
         if tag in ("testsuite", "testsuites"):
             self.suites.append(attrs)
             if len(self.suites) > MAX_DEPTH:
                 raise XmlRefused(f"suites are nested over {MAX_DEPTH} deep")
-            self.names = tuple(s["name"] for s in self.suites if s.get("name"))
+            self.enter()
             if len(self.suites) == 1:
                 for key in ("tests", "failures", "errors", "skipped", "disabled"):
                     if attrs.get(key, "").isdigit():
@@ -76,33 +86,40 @@ class _Reader:
             # A suite that could not be set up.
             name = self.names[-1] if self.names else "(suite)"
             self.case = {"name": f"({tag} of the suite)", "classname": name}
+            self.whole = True
             self.open.append((tag, attrs, []))
             self.parser.CharacterDataHandler = self.open[-1][2].append
+
+    def enter(self) -> None:
+        """Know the names around a case, and the file if the suite says it."""
+        self.names = tuple(s["name"] for s in self.suites if s.get("name"))
+        suite = self.suites[-1] if self.suites else {}
+        self.file = suite.get("file") or suite.get("filepath")
 
     def end(self, tag: str) -> None:
         if self.open:
             name, attrs, parts = self.open.pop()
             if name in _TEXT:
-                self.details.append((name, attrs, "".join(parts)))
+                text = "".join(parts)
+                if self.cut and self.mark in text:
+                    text = self.cut.restored(text)
+                self.details.append((name, attrs, text))
             self.parser.CharacterDataHandler = (
                 self.open[-1][2].append if self.open else None
             )
-            if self.open or tag == "testcase" or self.case is None:
-                return
-            if not self.case.get("classname") or not self.case["name"].endswith(
-                "of the suite)"
-            ):
-                return
-            case, self.case = self.case, None
-            self.ready.append(self.build(case, self.details))
-            self.details = []
+            if self.whole and not self.open:
+                self.finish()
         elif tag == "testcase" and self.case is not None:
-            case, self.case = self.case, None
-            self.ready.append(self.build(case, self.details))
-            self.details = []
+            self.finish()
         elif tag in ("testsuite", "testsuites") and self.suites:
             self.suites.pop()
-            self.names = tuple(s["name"] for s in self.suites if s.get("name"))
+            self.enter()
+
+    def finish(self) -> None:
+        """Make the result of the open case."""
+        if self.case is not None:
+            self.ready.append(self.build(self.case, self.details))
+        self.case, self.details, self.whole = None, [], False
 
     def plain(self, case: dict[str, str]) -> TestResult:
         """The usual case: a name, a class, a time, and it passed."""
@@ -112,9 +129,9 @@ class _Reader:
             name, group = case["name"], case["classname"]
         except (KeyError, ValueError):
             return self.build(case, [])
-        if group == name or not group or not 0 <= duration < 1e9:
+        if group == name or not group or self.file or not 0 <= duration < _LONGEST:
             return self.build(case, [])
-        self.seen = text
+        self.point = self.point or "." in text
         key = f"{group}::{name}"
         if "0x" in key:
             key = stable(key)
@@ -123,9 +140,35 @@ class _Reader:
                                   "duration": duration, "suite": self.names})  # fmt: skip
         return result
 
+    def batch(self, cut: PlainCases, number: str) -> None:
+        """Take the cases of a placeholder."""
+        cases, order = cut.take(number), cut.order
+        add, names = self.ready.append, self.names
+        if not self.point:
+            at = order.index("time")
+            self.point = any("." in case[at] for case in cases)
+        if len(order) > len(_USUAL) or self.file:
+            for case in cases:
+                add(self.build(dict(zip(order, case, strict=True)), []))
+            return
+        if order != _USUAL:
+            at = [order.index(key) for key in _USUAL]
+            cases = [(case[at[0]], case[at[1]], case[at[2]]) for case in cases]
+        for group, name, text in cases:
+            if group == name:
+                add(self.build({"classname": group, "name": name, "time": text}, []))
+                continue
+            key = f"{group}::{name}"
+            if "0x" in key:
+                key = stable(key)
+            result = _new(TestResult)
+            _set(result, "__dict__", {"id": key, "name": name, "outcome": "passed",
+                                      "duration": float(text), "suite": names})  # fmt: skip
+            add(result)
+
     def seconds(self, attrs: dict[str, str]) -> float:
         text = attrs.get("time") or attrs.get("duration") or ""
-        if "," in text and "." not in text and "." not in self.seen:
+        if "," in text and "." not in text and not self.point:
             # `1,234` is 1.234 s in German and 1234 s in English. A file keeps to one
             # way, so a decimal point seen before decides; without one it is German.
             if not self.told and _COMMA.match(text):
@@ -145,7 +188,6 @@ class _Reader:
     def build(
         self, case: dict[str, str], details: list[tuple[str, dict[str, str], str]]
     ) -> TestResult:
-        suite = self.suites[-1] if self.suites else {}
         name = case.get("name") or case.get("id") or "(unnamed)"
         group = (
             case.get("classname")
@@ -154,26 +196,35 @@ class _Reader:
         )
         if group == name and self.names:  # jest-junit's default
             group = self.names[-1]
+        try:
+            text = case["time"]
+            duration = float(text)
+            self.point = self.point or "." in text
+        except (KeyError, ValueError):
+            duration = self.seconds(case)
+        if not 0 <= duration < _LONGEST:
+            duration = self.seconds(case)
         fields: dict[str, Any] = {
             "id": stable(f"{group}::{name}" if group else name), "name": name,
-            "outcome": "passed", "duration": self.seconds(case), "suite": self.names,
+            "outcome": "passed", "duration": duration, "suite": self.names,
         }  # fmt: skip
-        file = case.get("file") or suite.get("file") or suite.get("filepath")
+        file = case.get("file") or self.file
         if file:
             fields["file"] = file
         line = case.get("line") or case.get("lineno") or ""
         if line.isdigit():
             fields["line"] = int(line) + (
-                suite.get("name") == "pytest"
+                self.names[-1:] == ("pytest",)
             )  # counts from 0
-        when = moment(case.get("timestamp"))
+        when = moment(case["timestamp"]) if "timestamp" in case else None
         if when is not None:
             fields["start"] = when
         raw = case.get("status") or case.get("result")
         if raw:
             fields["raw_status"] = raw
             fields["outcome"] = _RAW.get(raw.lower(), "passed")
-        self.apply(fields, details)
+        if details:
+            self.apply(fields, details)
         return make(fields)
 
     def apply(
@@ -203,13 +254,12 @@ class _Reader:
             elif text.strip():
                 key = "stdout" if tag == "system-out" else "stderr"
                 fields[key] = (fields[key] + "\n" if key in fields else "") + text
-                attached = _ATTACHED.findall(text)
-                if attached:
+                if "[[ATTACHMENT|" in text:
                     fields["attachments"] = fields.get("attachments", ()) + tuple(
                         Attachment(name=path.rpartition("/")[2], path=path)
-                        for path in attached
+                        for path in _ATTACHED.findall(text)
                     )
-        if any(tag.startswith("rerun") for tag, _, _ in details) and attempts and bad:
+        if attempts and bad and any(tag.startswith("rerun") for tag, _, _ in details):
             # surefire: the failure is the first attempt, the reruns came after it.
             last = attempts.pop()
             first_attempt = Attempt(
@@ -220,6 +270,8 @@ class _Reader:
             fields.update(outcome=last.outcome, message=last.message, trace=last.trace)
         if attempts:
             fields["attempts"] = numbered(attempts)
+        if not properties:
+            return
         if properties.get("maestro.id"):
             fields["id"] = properties.pop("maestro.id")
         if properties.get("maestro.outcome"):
@@ -269,15 +321,22 @@ class _Reader:
 
 
 def read_junit(source: Source) -> Iterator[TestResult]:
-    """Yield the results of a JUnit XML report of any dialect."""
+    """Return the results of a JUnit XML report of any dialect, read as they are taken."""
     reader = _Reader(source)
     reader.parser = made = parser()
     slow_start, slow_end, add = reader.start, reader.end, reader.ready.append
 
-    # Nine of ten elements are cases that passed: they take this short way.
+    cut, mark = reader.cut, reader.mark
+
+    # Nine of ten elements are cases that passed: they take a short way. Runs of them
+    # come as one placeholder.
     def start(tag: str, attrs: dict[str, str]) -> None:
-        if tag == "testcase" and reader.case is None:
+        if reader.case is not None:
+            slow_start(tag, attrs)
+        elif tag == "testcase":
             reader.case = attrs
+        elif tag == mark and cut:
+            reader.batch(cut, attrs["n"])
         else:
             slow_start(tag, attrs)
 
@@ -297,7 +356,19 @@ def read_junit(source: Source) -> Iterator[TestResult]:
 
     made.StartElementHandler = start
     made.EndElementHandler = end
-    yield from feed(source, made, reader.ready, reader.unfinished)
+    pieces = feed(
+        source, made, reader.ready, reader.unfinished, cut=cut.cut if cut else None
+    )
+    # Flattened in C: a generator around each result costs as much as a short case.
+    return chain.from_iterable(_counted(source, pieces))
+
+
+def _counted(
+    source: Source, pieces: Iterator[list[TestResult]]
+) -> Iterator[list[TestResult]]:
+    for piece in pieces:
+        source.counted += len(piece)
+        yield piece
 
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")

@@ -148,10 +148,14 @@ def _stream(
 
 def _checked(source: Source, reader: Reader) -> Iterator[TestResult]:
     """Compare the number of tests with what the report itself declares."""
-    count = 0
-    for result in reader(source):
-        count += 1
-        yield result
+    results = reader(source)
+    if reader is read_junit:
+        yield from results
+        count = source.counted
+    else:
+        count = 0
+        for count, result in enumerate(results, 1):  # noqa: B007 - the last one stays
+            yield result
     declared = source.declared.get("tests")
     if declared is not None and count < declared:
         source.tell(f"the report counts {declared} tests and holds {count}", warn=True)

@@ -21,6 +21,7 @@ class Source:
         path: Its name in messages.
         diagnostics: What could not be read so far.
         declared: What the report itself says it counts, where it says so.
+        counted: Results so far, where the reader counts them.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Source:
         self.path = str(path)
         self.head = head
         self.declared: dict[str, int] = {}
+        self.counted = 0
         self._stream = stream
         self._told = told
 

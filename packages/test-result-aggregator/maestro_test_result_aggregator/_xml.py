@@ -1,6 +1,7 @@
 """Streaming XML without entities, document types or a tree that grows."""
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 from xml.parsers import expat
 
@@ -28,33 +29,39 @@ def _refuse(name: str, *_: object) -> None:
 
 
 def feed(
-    source: Source, made: Any, pending: list[Any], unfinished: Callable[[], str]
-) -> Iterator[Any]:
+    source: Source,
+    made: Any,
+    pending: list[Any],
+    unfinished: Callable[[], str],
+    *,
+    cut: Callable[[bytes], bytes] | None = None,
+) -> Iterator[list[Any]]:
     """Push the file through a parser, yielding what its handlers put into `pending`.
 
-    `unfinished` says what was half read when the file broke off.
+    Always the same list, emptied once it was taken. `unfinished` says what was half
+    read when the file broke off; `cut` changes each piece before the parser takes it.
     """
     try:
         for chunk in source.chunks():
-            made.Parse(chunk, False)
+            made.Parse(cut(chunk) if cut else chunk, False)
             if pending:
-                yield from pending
+                yield pending
                 pending.clear()
         made.Parse(b"", True)
     except expat.ExpatError as error:
-        yield from pending
+        yield pending
         what = expat.ErrorString(error.code)
         source.tell(
             f"broken XML ({what}); read up to here{unfinished()}", line=error.lineno
         )
         return
     except (XmlRefused, ValueError, LookupError) as error:
-        yield from pending
+        yield pending
         source.tell(
             f"{error}; read up to here{unfinished()}", line=made.CurrentLineNumber
         )
         return
-    yield from pending
+    yield pending
 
 
 class Node:
@@ -152,4 +159,4 @@ def nodes(
                 return f"; <{node.tag}> {name!r} was half read and is lost"
         return ""
 
-    yield from feed(source, made, ready, unfinished)
+    yield from chain.from_iterable(feed(source, made, ready, unfinished))
