@@ -342,7 +342,9 @@ class LineCheck:
 
     def _parse(self, number: int, line: bytes, where: str) -> None:
         try:
-            stored = json.loads(line, object_pairs_hook=_no_duplicates)
+            stored = json.loads(
+                line, object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+            )
             names = list(stored)
             if names == ENVELOPE:
                 event_from(stored, line)
@@ -424,3 +426,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} comes twice")
     return found
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")

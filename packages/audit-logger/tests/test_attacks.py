@@ -69,6 +69,20 @@ CHANGES = {
         (BROKEN, 1),
         (BROKEN, 1),
     ),
+    "a foreign line separator": (
+        lambda x: [
+            *x[:4],
+            x[4].replace(b'"data"', b"\xe2\x80\xa8" + b'"data"'),
+            *x[5:],
+        ],
+        (CHANGED, 5),
+        (BROKEN, 6),
+    ),
+    "an ASCII line separator": (
+        lambda x: [*x[:4], x[4].replace(b'"data"', b"\x1e" + b'"data"'), *x[5:]],
+        (CHANGED, 5),
+        (BROKEN, 6),
+    ),
     "NUL bytes": (
         lambda x: [*x[:4], b"\0" * len(x[4]), *x[5:]],
         (BROKEN, 5),
@@ -203,6 +217,36 @@ def test_a_truncation_with_the_checkpoints_gone_is_found_by_the_anchor(ten):
     assert verify_log(ten).ok
     report = verify_log(ten, anchor=anchor)
     assert ("truncated", 7) in {(f.kind, f.seq) for f in report.findings}
+
+
+def test_checkpoints_made_again_over_a_forgery_are_found_by_the_anchor(ten, make_log):
+    """UNDETECTABLE without an outside anchor or key: unsigned notes cost nothing."""
+    anchor = (ten.parent / "anchor").read_text("utf-8")
+    put(ten, rechain(ten, edit(lines_of(ten))))
+    forget_checkpoints(ten)
+    with make_log() as audit:
+        audit.record("a.b")
+    report = verify_log(ten, full=True)
+    assert report.ok
+    assert report.checkpoints > 0
+    assert "root-differs" in kinds(verify_log(ten, anchor=anchor))
+
+
+def test_lines_cut_after_the_newest_checkpoint_are_found_by_the_anchor(
+    make_log, folder, tmp_path
+):
+    """UNDETECTABLE without an outside anchor; the report says how many are uncovered."""
+    audit = make_log()
+    audit.record("a.b")
+    audit.checkpoint()
+    audit.record("a.b")
+    audit.record("user.delete")
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    assert verify_log(copy).uncovered == 2
+    put(copy, lines_of(copy)[:-1])
+    assert verify_log(copy).ok
+    assert "truncated" in kinds(verify_log(copy, anchor=audit.checkpoint()))
 
 
 def test_a_rolled_back_copy_is_found_by_the_anchor(make_log, folder, tmp_path):
@@ -365,3 +409,155 @@ class TestRatchet:
         with make_log(signer=HmacRatchet(state)) as audit:
             audit.record("a.b")
         assert verify_log(folder, keys=[key]).ok
+
+
+def history_of(folder):
+    return (folder / "checkpoints").read_bytes().splitlines(keepends=True)
+
+
+def set_history(folder, rows):
+    (folder / "checkpoints").write_bytes(b"".join(rows))
+
+
+def note_row(text):
+    return json.dumps({"time": "x", "note": text}).encode() + b"\n"
+
+
+def flip(path, at=100):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def segments(folder):
+    return sorted(folder.glob("0*"))
+
+
+# What the attacker does to a log of four hundred lines, twenty segments and some
+# checkpoints; the kind of the finding and how bad it is.
+FOLDER_ATTACKS = {
+    "the history of checkpoints removed": (
+        lambda f: (f / "checkpoints").unlink(),
+        ("history-cut", "tampered"),
+    ),
+    "the history cut": (
+        lambda f: set_history(f, history_of(f)[:-1]),
+        ("history-cut", "tampered"),
+    ),
+    "the history turned round": (
+        lambda f: set_history(f, history_of(f)[::-1]),
+        ("checkpoints-reordered", "tampered"),
+    ),
+    "a checkpoint of another log in the history": (
+        lambda f: set_history(
+            f,
+            [
+                *history_of(f),
+                history_of(f)[-1].replace(b"app.example/audit", b"app.example/other"),
+            ],
+        ),
+        ("other-log", "tampered"),
+    ),
+    "a checkpoint that is none": (
+        lambda f: (f / "checkpoint").write_text("x", "utf-8"),
+        ("bad-checkpoint", "tampered"),
+    ),
+    "a line of the history that is no checkpoint": (
+        lambda f: set_history(f, [note_row("x\n"), *history_of(f)]),
+        ("bad-checkpoint", "tampered"),
+    ),
+    "a torn line in the history, as a crash leaves it": (
+        lambda f: set_history(f, [*history_of(f), b'{"time\n']),
+        ("torn-checkpoint", "damaged"),
+    ),
+    "a root changed in the history": (
+        lambda f: set_history(
+            f, [history_of(f)[0].replace(b"=", b"A=", 1), *history_of(f)[1:]]
+        ),
+        ("bad-checkpoint", "tampered"),
+    ),
+    "a sealed segment cut in mid-line": (
+        lambda f: segments(f)[2].write_bytes(segments(f)[2].read_bytes()[:-9]),
+        ("segment-cut", "tampered"),
+    ),
+    "a sealed segment emptied": (
+        lambda f: segments(f)[2].write_bytes(b""),
+        ("segment-empty", "tampered"),
+    ),
+    "a packed segment spoilt": (
+        lambda f: (
+            segments(f)[0].with_suffix(".jsonl.gz").write_bytes(b"\x1f\x8bx")
+            and segments(f)[0].unlink()
+        ),
+        ("unreadable", "tampered"),
+    ),
+    "a hash changed in a tile": (
+        lambda f: flip(f / "tile" / "0" / "000"),
+        ("tile-differs", "tampered"),
+    ),
+    "a tail cut in mid-line, as a crash leaves it": (
+        lambda f: segments(f)[-1].write_bytes(
+            segments(f)[-1].read_bytes() + b'{"seq":'
+        ),
+        ("torn-tail", "damaged"),
+    ),
+}
+
+
+@pytest.fixture
+def long(make_log, folder):
+    """A closed log of four hundred events in many segments."""
+    with make_log(segment_bytes=6000, checkpoint_every=100) as audit:
+        for number in range(400):
+            audit.record("a.b", data={"number": number})
+    assert verify_log(folder, full=True).ok
+    return folder
+
+
+@pytest.mark.parametrize("name", FOLDER_ATTACKS)
+def test_an_attack_on_the_files_around_the_lines_is_found(long, name):
+    """Checkpoints, their history, tiles and segments."""
+    attack, wanted = FOLDER_ATTACKS[name]
+    attack(long)
+    report = verify_log(long)
+    assert wanted in {(f.kind, f.severity) for f in report.findings}
+    assert report.status == wanted[1]
+
+
+def test_an_anchor_of_another_log_is_refused(ten):
+    """An old checkpoint of a friendlier log proves nothing here."""
+    anchor = (ten.parent / "anchor").read_text("utf-8")
+    other = anchor.replace("app.example/audit", "app.example/other")
+    report = verify_log(ten, anchor=other)
+    assert "other-log" in kinds(report)
+    assert not report.anchored
+
+
+def test_a_forged_field_in_a_perfect_forgery_is_found_by_full(ten):
+    """A record has exactly the keys that this package writes."""
+    forged = lines_of(ten)
+    forged[4] = forged[4][:-1] + b',"approved_by":"ceo"}'
+    put(ten, rechain(ten, forged))
+    forget_checkpoints(ten)
+    assert verify_log(ten).ok  # UNDETECTABLE without anchor, key or `full`
+    report = verify_log(ten, full=True)
+    assert ("foreign-keys", 5) in {(f.kind, f.seq) for f in report.findings}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"outcome":"success"', b'"outcome":["success"]'),
+        (b'"data":{"number":3}', b'"data":[3]'),
+        (b'"id":"u-1"', b'"id":1'),
+        (b'"data":{"number":3}', b'"data":{"number":NaN}'),
+    ],
+)
+def test_a_wrong_type_in_a_perfect_forgery_is_found_by_full(ten, old, new):
+    """Readers that trust the types are not led astray."""
+    forged = lines_of(ten)
+    forged[4] = forged[4].replace(old, new)
+    put(ten, rechain(ten, forged))
+    forget_checkpoints(ten)
+    report = verify_log(ten, full=True)
+    assert ("not-a-record", 5) in {(f.kind, f.seq) for f in report.findings}
