@@ -44,7 +44,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    port = int(os.environ.get("MAESTRO_INDEX_PORT", control.DEFAULT_PORT))
+    # As text: argparse passes a default that is text through `type` too.
+    port = os.environ.get("MAESTRO_INDEX_PORT", str(control.DEFAULT_PORT))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, action, text in (
         ("start", start, "start it in the background unless it runs"),
@@ -57,7 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         command.add_argument("--root", type=Path, default=Path.cwd(), help="checkout")
         command.add_argument("--json", action="store_true", help="for machines")
         if name in {"start", "serve"}:
-            command.add_argument("--port", type=int, default=port)
+            command.add_argument("--port", type=port_number, default=port)
         if name == "serve":
             command.add_argument("--folder", type=Path, help="default: ROOT/.index")
             command.add_argument("--host", default="127.0.0.1")
@@ -66,6 +67,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             )
             command.add_argument("--upstream", metavar="URL", help="instead of pip's")
     return parser.parse_args(argv)
+
+
+def port_number(text: str) -> int:
+    """Read a port; 0 is any free one."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, wanted 0 to 65535")
+    return int(text)
 
 
 def start(args: argparse.Namespace) -> int:

@@ -113,7 +113,7 @@ class HostedStore:
             self._owner.close()
             raise ControlFault(
                 f"another index already serves {folder}: stop it first, or choose "
-                "another folder with --data"
+                "another folder with --folder"
             ) from None
         # Guards _projects and every change on disk below packages/.
         self._lock = threading.Lock()

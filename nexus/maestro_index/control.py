@@ -93,6 +93,13 @@ def ensure_running(root: Path, port: int = DEFAULT_PORT) -> Running:
     answer = probe(port) if port else Answer(kind="nobody")
     if answer.kind == "embedded" and answer.instance == state.get("instance"):
         return describe(folder, state, started=False)
+    elsewhere = int(state.get("port", port))
+    if elsewhere != port and probe(elsewhere).instance == state["instance"]:
+        raise ControlFault(
+            f"the index of this checkout runs on port {elsewhere}, not on {port}: "
+            "stop it with `maestro-index stop`, or set MAESTRO_INDEX_PORT="
+            f"{elsewhere}"
+        )
     if answer.kind != "nobody":
         raise ControlFault(taken(port, answer))
     return start(folder, port)

@@ -105,3 +105,26 @@ def test_the_command_starts_tells_and_stops(tmp_path, capsys):
     assert url.endswith(str(state["port"]))
     assert main(["stop", "--root", root]) == 0
     assert main(["stop", "--root", root]) == 1
+
+
+@pytest.mark.parametrize("port", ["many", "70000", "-1"])
+def test_a_wrong_port_is_a_usage_error_in_one_line(tmp_path, monkeypatch, capsys, port):
+    monkeypatch.setenv("MAESTRO_INDEX_PORT", port)
+    with pytest.raises(SystemExit) as caught:
+        main(["start", "--root", str(tmp_path)])
+    assert caught.value.code == 2
+    assert f"'{port}' is no port" in capsys.readouterr().err
+    assert main(["status", "--root", str(tmp_path)]) == 1  # needs no port
+
+
+def test_another_port_than_the_running_index_has_is_explained(tmp_path):
+    running = control.ensure_running(tmp_path, 0)
+    try:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        there = running.url.rpartition(":")[2]
+        with pytest.raises(ControlFault, match=f"runs on port {there}, not on {port}"):
+            control.ensure_running(tmp_path, port)
+    finally:
+        control.stop(tmp_path)

@@ -69,6 +69,8 @@ def read_settings(
             raise UsageFault(
                 f"MAESTRO_INDEX_PORT is {environ['MAESTRO_INDEX_PORT']!r}, not a number"
             ) from None
+    if not 0 <= values["port"] <= 65535:
+        raise UsageFault(f"port {values['port']} is none, wanted 0 to 65535")
     settings = Settings(**values)
     settings = with_pypirc(settings, (home or Path.home()) / ".pypirc")
     settings = replace(

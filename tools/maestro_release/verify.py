@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import pip
 
 from maestro_release.build import last_line
-from maestro_release.errors import VerifyFailed
+from maestro_release.errors import IndexFault, VerifyFailed
 from maestro_release.index import Index
 from maestro_release.workspace import normalise
 
@@ -199,6 +199,7 @@ class Proof:
             *self._pip_options(),
             *("--report", str(report)),
             *requirements,
+            task=f"installing {', '.join(requirements)} by pip",
         )
         what = ", ".join(requirements)
         self._check_origin(what, pip_report(report))
@@ -210,6 +211,7 @@ class Proof:
             *(sys.executable, "-m", "pip", "install", *self._pip_options(), "--quiet"),
             *("--dry-run", "--ignore-installed", "--report", str(report)),
             requirement,
+            task=f"resolving {requirement} by pip",
         )
         return pip_report(report)
 
@@ -232,6 +234,7 @@ class Proof:
         self._run(
             *(str(find_uv()), "pip", "compile", "--quiet", *self._uv_options()),
             *("--python", sys.executable, "--output-file", str(lock), str(asked)),
+            task=f"resolving {requirement} by uv",
         )
         return list(lock_entries(lock))
 
@@ -239,6 +242,7 @@ class Proof:
         self._run(
             *(str(find_uv()), "pip", "install", "--quiet", *self._uv_options()),
             *("--python", str(python), requirement),
+            task=f"installing {requirement} by uv",
         )
 
     def _uv_options(self) -> tuple[str, ...]:
@@ -277,7 +281,8 @@ class Proof:
                     "\n" + "\n".join(f"  {line}" for line in wrong)
                 )
 
-    def _run(self, *command: str) -> str:
+    def _run(self, *command: str, task: str = "") -> str:
+        task = task or f"`{' '.join(command[:6])} ...`"
         try:
             done = subprocess.run(
                 command,
@@ -291,14 +296,24 @@ class Proof:
                 timeout=LIMIT,
             )
         except subprocess.TimeoutExpired:
-            shown = " ".join(command[:6])
-            raise VerifyFailed(f"`{shown} ...` did not end in {LIMIT:.0f} s") from None
+            raise VerifyFailed(f"{task} did not end in {LIMIT:.0f} s") from None
         if done.returncode:
             raise VerifyFailed(
-                f"`{' '.join(command)}` ended with code {done.returncode}:\n"
+                f"{task} failed{self._upstream_trouble()}:\n"
                 + indent(done.stderr or done.stdout)
             )
         return done.stdout
+
+    def _upstream_trouble(self) -> str:
+        """Say whether other packages can be had: installers hide a 502 of a page."""
+        try:
+            self._index.files("pip", self._index.group)
+        except IndexFault:
+            return (
+                f", and {self._index.group} cannot reach its upstream: "
+                "is this machine offline?"
+            )
+        return ""
 
 
 @contextmanager

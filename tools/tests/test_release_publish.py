@@ -105,7 +105,19 @@ def test_an_extra_without_a_solution_is_named(checkout):
     done = checkout.release("publish")
     assert done.returncode == 1
     assert "maestro-missing" in done.stderr
-    assert "alpha-x" in done.stderr
+    assert "resolving maestro-alpha[x]==1.0.0 by uv failed:" in done.stderr
+
+
+@pytest.mark.drill
+def test_without_a_network_the_proof_says_so_and_the_files_stay(checkout):
+    checkout.package("alpha", requires='"tenacity>=8"')
+    away = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_FIND_LINKS": ""}
+    done = checkout.release("publish", **away)
+    assert done.returncode == 1
+    first = done.stderr.splitlines()[0]
+    assert "installing maestro-alpha==1.0.0 by pip failed" in first
+    assert "cannot reach its upstream: is this machine offline?" in first
+    assert len(checkout.listed()) == 2
 
 
 @pytest.mark.drill

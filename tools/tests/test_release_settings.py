@@ -84,9 +84,13 @@ def test_wrong_addresses_are_refused_without_the_password(url):
     assert "u:p" not in str(caught.value)
 
 
-def test_a_wrong_port_is_explained(tmp_path):
-    with pytest.raises(UsageFault, match="MAESTRO_INDEX_PORT is 'x'"):
-        settings(tmp_path, MAESTRO_INDEX_PORT="x")
+@pytest.mark.parametrize(
+    ("port", "message"),
+    [("x", "MAESTRO_INDEX_PORT is 'x'"), ("70000", "port 70000 is none")],
+)
+def test_a_wrong_port_is_explained(tmp_path, port, message):
+    with pytest.raises(UsageFault, match=message):
+        settings(tmp_path, MAESTRO_INDEX_PORT=port)
 
 
 BACKEND = """\
