@@ -152,8 +152,8 @@ class _Reader:
                 add(self.build(dict(zip(order, case, strict=True)), []))
             return
         if order != _USUAL:
-            at = [order.index(key) for key in _USUAL]
-            cases = [(case[at[0]], case[at[1]], case[at[2]]) for case in cases]
+            a, b, c = (order.index(key) for key in _USUAL)
+            cases = [(case[a], case[b], case[c]) for case in cases]
         for group, name, text in cases:
             if group == name:
                 add(self.build({"classname": group, "name": name, "time": text}, []))

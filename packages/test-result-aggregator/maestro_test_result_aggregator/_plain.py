@@ -8,7 +8,7 @@ is nothing; in CDATA it is text and is put back; anywhere else the document is b
 for the parser as it was without. White space stays where it is, so lines are counted
 as before. The placeholder's name is random: no report can hold it.
 
-Only printable ASCII without references is cut out, which reads the same in every
+Only printable ASCII without references and markup is cut out, which reads the same in every
 encoding that is let through here; another encoding turns the short cut off.
 """
 
@@ -20,9 +20,10 @@ _ATTRIBUTE = re.compile(rb"""\s([\w:.-]+)\s*=\s*["'][^"'<]*["']""")
 _FIRST = re.compile(rb"<testcase((?:\s[^<>]*?)?)\s*/?>")
 _ENCODING = re.compile(rb"""<\?xml[^>]*\sencoding\s*=\s*["']([\w.-]+)["']""")
 _LET_THROUGH = frozenset({b"utf-8", b"us-ascii", b"ascii", b"iso-8859-1"})
+_TEXT = "([ !#-%'-;=-~]++)"
 _VALUES = {
-    "classname": r"([ !#-%\'-;=-~]+)", "name": r"([ !#-%\'-;=-~]+)", "file": r"([ !#-%\'-;=-~]+)",
-    "line": r"(\d{1,9})", "time": r"(\d{1,8}(?:\.\d{1,9})?)",
+    "classname": _TEXT, "name": _TEXT, "file": _TEXT,
+    "line": r"(\d{1,9}+)", "time": r"(\d{1,8}+(?:\.\d{1,9}+)?)",
 }  # fmt: skip
 _BLANK = frozenset({"", "\n", "\r\n"})
 _NEEDED = {"classname", "name", "time"}
@@ -58,19 +59,24 @@ class PlainCases:
         made = [gaps[0]]
         start = 0
         for at, gap in enumerate(gaps[1:], 1):
-            if gap not in _BLANK and not gap.isspace():
+            if gap not in _BLANK and gap.strip(" \t\r\n"):
                 made += self._replaced(text, gaps, cases, start, at)
                 made.append(gap)
                 start = at
-        made += self._replaced(text, gaps, cases, start, len(cases))
+        if start < len(cases):
+            made += self._replaced(text, gaps, cases, start, len(cases))
+            made.append(gaps[-1])
         return "".join(made).encode("latin-1")
 
     def _replaced(
-        self, text: str, gaps: list[str], cases: list[Values], start: int, end: int
+        self,
+        text: str,
+        gaps: list[str],
+        cases: list[Values],
+        start: int,
+        end: int,
     ) -> list[str]:
         """Hold the cases of a run; return its placeholder and the white space in it."""
-        if start == end:
-            return []
         self._count += 1
         between = "".join(gaps[start + 1 : end])
         self._held[str(self._count)] = _Run(cases[start:end], text, start, between)

@@ -17,6 +17,7 @@ from ._lines import read_gotest, read_jsonl, read_reportlog
 from ._model import Diagnostic, TestResult
 from ._robot import read_robot
 from ._source import CHUNK, Source
+from ._subunit import SIGNATURE, read_subunit
 from ._tap import read_tap
 from .errors import ReportError, did_you_mean
 
@@ -34,6 +35,7 @@ READERS: dict[str, Reader] = {
     "reportlog": read_reportlog,
     "gotest": read_gotest,
     "json": read_json,
+    "subunit": read_subunit,
 }
 _ROOTS = {
     "testsuites": "junit", "testsuite": "junit", "testcase": "junit", "test-run": "nunit",
@@ -44,11 +46,14 @@ _ROOT = re.compile(r"<(?![?!])(?:[\w.-]+:)?([\w.-]+)")
 _TAP = re.compile(
     r"(?m)^(TAP version \d+|\s*(not )?ok\b|1\.\.\d+|Bail out!|# Subtest: )"
 )
-SUFFIXES = (".xml", ".json", ".jsonl", ".ndjson", ".tap", ".trx", ".log", ".gz")
+SUFFIXES = (".xml", ".json", ".jsonl", ".ndjson", ".tap", ".trx", ".log", ".gz",
+            ".subunit")  # fmt: skip
 
 
 def sniff(head: bytes) -> str | None:
     """Return the name of the reader for a file that begins so, or None."""
+    if head[:1] == bytes([SIGNATURE]) and head[1:2] and head[1] >> 4 == 2:
+        return "subunit"
     text = _decoded(head).lstrip("\ufeff \t\r\n")
     if text.startswith("<"):
         root = _ROOT.search(re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))

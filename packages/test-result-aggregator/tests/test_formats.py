@@ -15,7 +15,7 @@ from maestro_test_result_aggregator import (
 
 # File -> passed, failed, skipped, pending: what the tool printed when it ran.
 # `made.*` is written by hand after the format's documentation; all others are output
-# of pytest 9, unittest-xml-reporting, nose2, Robot Framework, behave, node's runner,
+# of pytest 9, unittest-xml-reporting, python-subunit, nose2, Robot Framework, behave, node's runner,
 # mocha, jest, vitest, cucumber-js and Playwright Test.
 GOLDEN = {
     "pytest.junit.xml": (5, 4, 4, 0),
@@ -49,6 +49,7 @@ GOLDEN = {
     "made.xunit2.xml": (1, 1, 1, 0),
     "made.surefire.xml": (2, 2, 0, 0),
     "made.gotest.jsonl": (1, 3, 1, 0),
+    "unittest.subunit": (2, 2, 2, 0),  # subunit-stats calls an expected failure passed
 }
 BOMB = (
     b"""<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>"""
@@ -227,6 +228,53 @@ def test_other_dialects_of_junit():
     assert "teardown" in case.trace
 
 
+def test_a_subunit_stream_among_other_bytes(golden):
+    """A program's own output between packets, a broken packet, an end inside a test."""
+    data = (golden / "unittest.subunit").read_bytes()
+    whole, told = read(data)
+    assert told == []
+    by_name = {r.name: r for r in whole}
+    assert by_name["test_raises"].message == "ValueError: no basket"
+    assert by_name["test_fails"].message.startswith("AssertionError: {'total': 3}")
+    assert by_name["test_skipped"].message == "no server"
+    assert by_name["test_known"].outcome == "xfailed"
+    assert all(r.start and 0 < r.duration < 1 for r in whole)
+
+    second = data.index(b"\xb3", 4)
+    noisy, told = read(data[:second] + b"warning: hello\n" + data[second:])
+    assert noisy == whole
+    assert [d.level for d in told] == ["warning"]
+    assert "warning: hello" in told[0].message
+
+    wrong = bytearray(data)
+    wrong[data.index(b"no basket")] ^= 1
+    results, told = read(bytes(wrong))
+    assert {r.id for r in whole} - {r.id for r in results} <= {
+        by_name["test_raises"].id
+    }
+    assert "checksum" in str(told[0])
+
+    places = [
+        at
+        for at in range(len(data))
+        if data[at : at + 1] == b"\xb3" and data[at + 1] >> 4 == 2
+    ]
+    running = next(n for n, at in enumerate(places) if data[at + 2] & 7 == 2)
+    cut, told = read(data[: places[running + 1]])
+    assert [(r.outcome, r.id) for r in cut] == [("crashed", whole[0].id)]
+    assert "ends while" in told[0].message
+
+
+def test_a_packet_of_impossible_length_is_not_waited_for():
+    """Nor one of another version."""
+    results, told = read(b"\xb3\x2b\x03\xff\xff\xff\xff" + b"x" * 100)
+    assert results == []
+    assert "a length of" in str(told[0])
+    results, told = read(b"\xb3\x20\x03\x08\0\0\0\0" + b"\xb3\x1b\x03\x08\0\0\0\0")
+    assert results == []
+    assert "version 1" in " ".join(map(str, told))
+
+
 def test_an_address_in_an_id_does_not_make_a_new_test():
     """It changes from run to run."""
     results, _ = read(
@@ -292,7 +340,7 @@ def test_without_a_listener_a_broken_report_raises_after_its_results(tmp_path):
 def test_sniffing_names_the_reader(golden):
     """By content alone."""
     wanted = {"made.trx": "trx", "made.nunit2.xml": "nunit", "robot.xml": "robot", "node.tap": "tap",
-              "made.gotest.jsonl": "gotest", "pytest.reportlog.jsonl": "reportlog", "jest.json": "json",
+              "made.gotest.jsonl": "gotest", "unittest.subunit": "subunit", "pytest.reportlog.jsonl": "reportlog", "jest.json": "json",
               "made.xunit2.xml": "xunit", "nose2.junit.xml": "junit"}  # fmt: skip
     assert {n: sniff((golden / n).read_bytes()) for n in wanted} == wanted
     assert sniff(json.dumps({"e": "start"}).encode() + b"\n") == "jsonl"
