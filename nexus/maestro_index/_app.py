@@ -10,14 +10,8 @@ The group answers from the hosted repository or from upstream, never from both,
 and a private name (`maestro-*`) is never asked upstream.
 """
 
-import base64
 import errno
 import logging
-import re
-import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
 
 from packaging.utils import canonicalize_name
 from starlette.applications import Starlette
@@ -26,7 +20,6 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
-    JSONResponse,
     PlainTextResponse,
     Response,
     StreamingResponse,
@@ -34,58 +27,21 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from maestro_index import _pages as pages
-from maestro_index._store import FileRecord, HostedStore, metadata_path
+from maestro_index import _rest as rest
+from maestro_index._index import GROUP, HOSTED, PROXY, Index, of
+from maestro_index._store import FileRecord, metadata_path
 from maestro_index._upstream import Upstream, UpstreamFile
-from maestro_index._users import REALM, User, Users
+from maestro_index._users import REALM, User
 from maestro_index.errors import Refused, UpstreamFault
 
-HOSTED, PROXY, GROUP = "pypi-hosted", "pypi-proxy", "pypi-group"
 UPLOAD_LIMIT = 1024 * 1024 * 1024  # bytes of one request
-PAGE_SIZE = 50  # components a page, as in Nexus
 IMMUTABLE = {"Cache-Control": "max-age=31536000, immutable"}
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Index:
-    """Everything that the requests share."""
-
-    store: HostedStore
-    upstream: Upstream
-    users: Users
-    anonymous: bool = True  # may read without a password
-    private: re.Pattern[str] = field(default=re.compile(r"maestro-.*"))
-    instance: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def reader(self, request: Request) -> None:
-        """Let a reader pass.
-
-        Raises:
-            Refused: 401 for a wrong password, or for none where one is needed.
-        """
-        if self._user(request) is None and not self.anonymous:
-            raise Refused(401, "this index wants a user and a password")
-
-    def deployer(self, request: Request) -> User:
-        """Return the user when they may upload and delete.
-
-        Raises:
-            Refused: 401 without a user, 403 without the right.
-        """
-        user = self._user(request)
-        if user is None:
-            raise Refused(401, "uploads want a user and a password")
-        if not user.may_deploy:
-            raise Refused(403, f"user {user.name!r} may not deploy")
-        return user
-
-    def _user(self, request: Request) -> User | None:
-        return self.users.authenticate(request.headers.get("authorization"))
-
-
 def create_app(index: Index) -> Starlette:
     """Return the ASGI application of one index."""
-    rest = "/service/rest/v1"
+    v1 = "/service/rest/v1"
     app = Starlette(
         routes=[
             Route("/repository/{repository}/", upload, methods=["POST"]),
@@ -96,14 +52,14 @@ def create_app(index: Index) -> Starlette:
             Route(
                 "/repository/{repository}/packages/{name}/{version}/{file}", download
             ),
-            Route(f"{rest}/status", status),
-            Route(f"{rest}/status/writable", status),
-            Route(f"{rest}/repositories", repositories),
-            Route(f"{rest}/components", components),
-            Route(f"{rest}/components", component_upload, methods=["POST"]),
-            Route(f"{rest}/components/{{id}}", component),
-            Route(f"{rest}/components/{{id}}", component_delete, methods=["DELETE"]),
-            Route(f"{rest}/search", components),
+            Route(f"{v1}/status", rest.status),
+            Route(f"{v1}/status/writable", rest.status),
+            Route(f"{v1}/repositories", rest.repositories),
+            Route(f"{v1}/components", rest.components),
+            Route(f"{v1}/components", component_upload, methods=["POST"]),
+            Route(f"{v1}/components/{{id}}", rest.component),
+            Route(f"{v1}/components/{{id}}", rest.component_delete, methods=["DELETE"]),
+            Route(f"{v1}/search", rest.components),
             # Nexus cannot yank hosted files; this is ours alone.
             Route("/service/rest/maestro/yank/{name}/{version}", yank, methods=["PUT"]),
             Route(
@@ -120,12 +76,6 @@ def create_app(index: Index) -> Starlette:
     )
     app.state.index = index
     return app
-
-
-def of(request: Request) -> Index:
-    """Return the index that a request is for."""
-    found: Index = request.app.state.index
-    return found
 
 
 async def on_refused(_request: Request, error: Exception) -> Response:
@@ -325,79 +275,7 @@ def publish(
     return record
 
 
-# Nexus's REST API, as far as release tools use it
-
-
-def status(_request: Request) -> Response:
-    """Say that the server runs and is writable."""
-    return Response(status_code=200)
-
-
-def repositories(request: Request) -> Response:
-    """List the three repositories."""
-    of(request).reader(request)
-    base = str(request.base_url).rstrip("/")
-    kinds = {HOSTED: "hosted", PROXY: "proxy", GROUP: "group"}
-    return JSONResponse(
-        [
-            {
-                "name": name,
-                "format": "pypi",
-                "type": kind,
-                "url": f"{base}/repository/{name}",
-                "attributes": {},
-            }
-            for name, kind in kinds.items()
-        ]
-    )
-
-
-def components(request: Request) -> Response:
-    """List the components of the hosted repository, 50 a page."""
-    index = of(request)
-    index.reader(request)
-    if request.query_params.get("repository", HOSTED) not in {HOSTED, GROUP}:
-        return JSONResponse({"items": [], "continuationToken": None})
-    found = [
-        key
-        for key in component_keys(index)
-        if request.query_params.get("name", key[0]) == key[0]
-        and request.query_params.get("version", key[1]) == key[1]
-    ]
-    token = request.query_params.get("continuationToken")
-    start = 0
-    if token:
-        after = decode_id(token)
-        start = sum(1 for key in found if key <= after)
-    chosen = found[start : start + PAGE_SIZE]
-    more = len(found) > start + PAGE_SIZE
-    return JSONResponse(
-        {
-            "items": [describe(request, index, *key) for key in chosen],
-            "continuationToken": encode_id(*chosen[-1]) if more else None,
-        }
-    )
-
-
-def component(request: Request) -> Response:
-    """Answer one component."""
-    index = of(request)
-    index.reader(request)
-    key = decode_id(request.path_params["id"])
-    if key not in component_keys(index):
-        raise Refused(404, "no such component")
-    return JSONResponse(describe(request, index, *key))
-
-
-def component_delete(request: Request) -> Response:
-    """Remove a version with all its files: 204."""
-    index = of(request)
-    user = index.deployer(request)
-    name, version = decode_id(request.path_params["id"])
-    if not index.store.delete(name, version):
-        raise Refused(404, "no such component")
-    log.info("deleted %s %s by %s", name, version, user.name)
-    return Response(status_code=204)
+# What Nexus has not
 
 
 async def yank(request: Request) -> Response:
@@ -419,69 +297,3 @@ def set_yank(request: Request, reason: str | None) -> Response:
     if not of(request).store.yank(name, version, reason):
         raise Refused(404, f"{name} {version} is not in {HOSTED}")
     return Response(status_code=204)
-
-
-def component_keys(index: Index) -> list[tuple[str, str]]:
-    """Return (name, version) of every component, sorted."""
-    return sorted(
-        {
-            (r.name, r.version)
-            for n in index.store.projects()
-            for r in index.store.files(n)
-        }
-    )
-
-
-def describe(request: Request, index: Index, name: str, version: str) -> dict[str, Any]:
-    """Return a component as Nexus's REST API shows it."""
-    records = [r for r in index.store.files(name) if r.version == version]
-    return {
-        "id": encode_id(name, version),
-        "repository": HOSTED,
-        "format": "pypi",
-        "group": None,
-        "name": name,
-        "version": version,
-        "assets": list(assets(request, records)),
-    }
-
-
-def assets(request: Request, records: Iterable[FileRecord]) -> Iterable[dict[str, Any]]:
-    """Yield the files of a component as assets."""
-    base = str(request.base_url).rstrip("/")
-    for record in records:
-        yield {
-            "downloadUrl": f"{base}/repository/{HOSTED}/{record.path}",
-            "path": record.path,
-            "id": encode_id(record.name, record.filename),
-            "repository": HOSTED,
-            "format": "pypi",
-            "checksum": {
-                "sha256": record.sha256,
-                "sha1": record.sha1,
-                "md5": record.md5,
-            },
-            "fileSize": record.size,
-            "lastModified": record.uploaded,
-            "uploader": record.uploader,
-            "pypi": {"name": record.name, "version": record.version},
-        }
-
-
-def encode_id(first: str, second: str) -> str:
-    """Return an opaque id of two words."""
-    return base64.urlsafe_b64encode(f"{first}\n{second}".encode()).decode().rstrip("=")
-
-
-def decode_id(text: str) -> tuple[str, str]:
-    """Return the two words of an id.
-
-    Raises:
-        Refused: 404 when it is no id of ours.
-    """
-    try:
-        padded = text + "=" * (-len(text) % 4)
-        first, _, second = base64.urlsafe_b64decode(padded).decode().partition("\n")
-    except ValueError:
-        raise Refused(404, f"{text!r} is no id of this index") from None
-    return first, second

@@ -10,7 +10,8 @@ from typing import Any
 
 import uvicorn
 
-from maestro_index._app import Index, create_app
+from maestro_index._app import create_app
+from maestro_index._index import Index
 from maestro_index._store import HostedStore
 from maestro_index._upstream import PipSettings, Upstream
 from maestro_index._users import Users

@@ -35,14 +35,16 @@ class Resource:
     write_only: frozenset[str] = field(default_factory=frozenset)
 
 
+RULE = "maestro-private"  # the routing rule
+
+
 def resources(settings: Settings) -> list[Resource]:
     """Return everything in the order in which it must be made."""
-    storage = {
-        "blobStoreName": settings.blob_store,
-        "strictContentTypeValidation": True,
-    }
-    policy = f"{settings.proxy}-unused"
-    rule = "maestro-private"
+    return [*places(settings), *repositories(settings), *roles(settings)]
+
+
+def places(settings: Settings) -> list[Resource]:
+    """Return what the repositories refer to: blob store, routing rule, cleanup."""
     return [
         Resource(
             title=f"blob store {settings.blob_store}",
@@ -53,7 +55,7 @@ def resources(settings: Settings) -> list[Resource]:
             write_only=frozenset({"name"}),
         ),
         _named(
-            "routing rule", rule, "/v1/routing-rules",
+            "routing rule", RULE, "/v1/routing-rules",
             {
                 "description": "maestro-* is ours: never from the proxy",
                 "mode": "BLOCK",
@@ -61,13 +63,23 @@ def resources(settings: Settings) -> list[Resource]:
             },
         ),
         _named(
-            "cleanup policy", policy, "/v1/cleanup-policies",
+            "cleanup policy", policy_name(settings), "/v1/cleanup-policies",
             {
                 "format": "pypi",
                 "notes": "files of the proxy that nobody asked for",
                 "criteriaLastDownloaded": settings.keep_days,
             },
         ),
+    ]  # fmt: skip
+
+
+def repositories(settings: Settings) -> list[Resource]:
+    """Return the hosted repository, the proxy and the group."""
+    storage = {
+        "blobStoreName": settings.blob_store,
+        "strictContentTypeValidation": True,
+    }
+    return [
         _repository(
             "hosted", settings.hosted,
             {
@@ -80,7 +92,7 @@ def resources(settings: Settings) -> list[Resource]:
             "proxy", settings.proxy,
             {
                 "storage": storage,
-                "cleanup": {"policyNames": [policy]},
+                "cleanup": {"policyNames": [policy_name(settings)]},
                 "proxy": {
                     "remoteUrl": settings.upstream,
                     "contentMaxAge": 1440,
@@ -89,8 +101,8 @@ def resources(settings: Settings) -> list[Resource]:
                 "negativeCache": {"enabled": True, "timeToLive": 60},
                 "httpClient": {"blocked": False, "autoBlock": True},
                 # 3.77 reads the one, 3.96 the other.
-                "routingRule": rule,
-                "routingRuleName": rule,
+                "routingRule": RULE,
+                "routingRuleName": RULE,
             },
             write_only=frozenset({"routingRule"}),
         ),
@@ -101,6 +113,12 @@ def resources(settings: Settings) -> list[Resource]:
                 "group": {"memberNames": [settings.hosted, settings.proxy]},
             },
         ),
+    ]  # fmt: skip
+
+
+def roles(settings: Settings) -> list[Resource]:
+    """Return who may do what."""
+    return [
         _role("maestro-read", "install packages", [(settings.group, "browse", "read")]),
         _role(
             "maestro-deploy", "publish, list and take back packages",
@@ -108,6 +126,11 @@ def resources(settings: Settings) -> list[Resource]:
              (settings.group, "browse", "read")],
         ),
     ]  # fmt: skip
+
+
+def policy_name(settings: Settings) -> str:
+    """Return the name of the cleanup policy."""
+    return f"{settings.proxy}-unused"
 
 
 def _named(kind: str, name: str, path: str, body: dict[str, Any]) -> Resource:

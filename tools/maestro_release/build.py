@@ -9,6 +9,7 @@ tell whether a package changed.
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,28 @@ def take(built: Path, out: Path, package: Package, kind: str) -> Artefact:
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
     )
+
+
+def rebuilt_differently(artefacts: Sequence[Artefact]) -> list[str]:
+    """Build copies of the packages elsewhere; return the files that differ."""
+    skipped = shutil.ignore_patterns("__pycache__", ".*_cache", ".hypothesis")
+    with tempfile.TemporaryDirectory(prefix="maestro-again-") as place:
+        copies = []
+        for package in dict.fromkeys(a.package for a in artefacts):
+            folder = Path(place, package.short)
+            shutil.copytree(
+                package.folder, folder, ignore=skipped, copy_function=shutil.copyfile
+            )
+            copies.append(
+                Package(name=package.name, version=package.version, folder=folder)
+            )
+        before = os.umask(0o077)
+        try:
+            again = build(copies, Path(place, "dist"))
+        finally:
+            os.umask(before)
+    hashes = {a.path.name: a.sha256 for a in again}
+    return [a.path.name for a in artefacts if hashes.get(a.path.name) != a.sha256]
 
 
 def last_line(text: str) -> str:

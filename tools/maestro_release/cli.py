@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     choices = found.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(
-        name: str, action: Any, text: str, names: str = "*"
-    ) -> argparse.ArgumentParser:
-        command = choices.add_parser(name, help=text, description=text)
-        command.set_defaults(run=action)
-        command.add_argument("packages", nargs=names, metavar="PACKAGE")
-        command.add_argument("--root", type=Path, help="the checkout (default: here)")
-        command.add_argument("--json", action="store_true", help="print JSON")
-        command.add_argument(
-            "--wait",
-            type=float,
-            default=300.0,
-            metavar="SECONDS",
-            help="how long to wait for another release (default: 300)",
-        )
-        return command
-
+    add = partial(add_command, choices)
     add("plan", commands.plan, "show what publish would do")
     add("build", commands.build, "build wheels and sdists into dist/, pass the gates")
     add("check", commands.check, "build, pass the gates, build again: the same bytes?")
@@ -109,6 +94,29 @@ def parser() -> argparse.ArgumentParser:
         "--half-done", action="store_true", help="what an unfinished release uploaded"
     )
     return found
+
+
+def add_command(
+    choices: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    action: Any,
+    text: str,
+    names: str = "*",
+) -> argparse.ArgumentParser:
+    """Add a command with the options that all have."""
+    command = choices.add_parser(name, help=text, description=text)
+    command.set_defaults(run=action)
+    command.add_argument("packages", nargs=names, metavar="PACKAGE")
+    command.add_argument("--root", type=Path, help="the checkout (default: here)")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument(
+        "--wait",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long to wait for another release (default: 300)",
+    )
+    return command
 
 
 def as_dict(error: ReleaseError) -> dict[str, Any]:

@@ -1,19 +1,15 @@
 """The steps of a release put together: what each command does."""
 
-import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from packaging.version import Version
 
 from maestro_release import audit, evidence, git, proving, record
-from maestro_release.build import Artefact, build
+from maestro_release.build import Artefact, build, rebuilt_differently
 from maestro_release.check import Gates, check, likely
 from maestro_release.errors import GateFailed
 from maestro_release.graph import in_order, needs
@@ -143,28 +139,6 @@ def check_command(
     if differing:
         raise GateFailed("a second build gives other bytes: " + ", ".join(differing))
     return artefacts
-
-
-def rebuilt_differently(artefacts: Sequence[Artefact]) -> list[str]:
-    """Build copies of the packages elsewhere; return the files that differ."""
-    skipped = shutil.ignore_patterns("__pycache__", ".*_cache", ".hypothesis")
-    with tempfile.TemporaryDirectory(prefix="maestro-again-") as place:
-        copies = []
-        for package in dict.fromkeys(a.package for a in artefacts):
-            folder = Path(place, package.short)
-            shutil.copytree(
-                package.folder, folder, ignore=skipped, copy_function=shutil.copyfile
-            )
-            copies.append(
-                Package(name=package.name, version=package.version, folder=folder)
-            )
-        before = os.umask(0o077)
-        try:
-            again = build(copies, Path(place, "dist"))
-        finally:
-            os.umask(before)
-    hashes = {a.path.name: a.sha256 for a in again}
-    return [a.path.name for a in artefacts if hashes.get(a.path.name) != a.sha256]
 
 
 def plan_step(
