@@ -1,4 +1,4 @@
-"""Run every static check and say in one line each what came out.
+"""Run every static check, side by side, and say in one line each what came out.
 
 python tools/check.py [--fix] [PACKAGE]
 
@@ -7,9 +7,11 @@ when a check fails; its output is printed.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,11 +36,12 @@ def main() -> int:
     if args.fix:
         run("ruff", "check", "-q", "--fix", *targets)
         return 0 if run("ruff", "format", "-q", *targets) else 1
-    failed = [
-        name
-        for name, command in checks(folders, targets, whole=not args.package)
-        if not report(name, command)
-    ]
+    wanted = checks(folders, targets, whole=not args.package)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = {pool.submit(one, *check): check[0] for check in wanted}
+        failed = [
+            running[done] for done in as_completed(running) if not report(done.result())
+        ]
     if failed:
         print(f"check: failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -47,16 +50,16 @@ def main() -> int:
 def checks(
     folders: list[Path], targets: list[str], *, whole: bool
 ) -> list[tuple[str, list[str]]]:
-    """Return the checks in the order they run: the quick ones first."""
+    """Return the checks in the order they begin: the longest one first."""
     modules = [f"maestro_{f.name.replace('-', '_')}" for f in folders]
     if whole:
         modules += ["maestro_release", "maestro_index", "maestro_nexus", "policy"]
         modules += ["maestro_migrate"] * (ROOT / "tools/maestro_migrate").is_dir()
     found = [
+        ("types", ["mypy", *(part for m in modules for part in ("-p", m))]),
         ("ruff", ["ruff", "check", *targets]),
         ("format", ["ruff", "format", "--check", *targets]),
         ("codespell", ["codespell", *targets]),
-        ("types", ["mypy", *(part for m in modules for part in ("-p", m))]),
     ]
     found += [
         (f"deptry {folder.name}", deptry(folder, module))
@@ -88,8 +91,8 @@ def hidden(path: Path) -> bool:
     return any(part.startswith(".") or part == "dist" for part in inside.parts)
 
 
-def report(name: str, command: list[str]) -> bool:
-    """Run one check, print its line, and its output when it fails."""
+def one(name: str, command: list[str]) -> tuple[str, str | None, float]:
+    """Run one check; return its name, what it said when it failed, and seconds."""
     started = time.monotonic()
     done = subprocess.run(
         [str(BIN / command[0]), *command[1:]],
@@ -100,12 +103,18 @@ def report(name: str, command: list[str]) -> bool:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    spent = time.monotonic() - started
-    verdict = "ok" if done.returncode == 0 else "FAILED"
+    said = done.stdout if done.returncode else None
+    return name, said, time.monotonic() - started
+
+
+def report(result: tuple[str, str | None, float]) -> bool:
+    """Print the line of one check, and its output when it failed."""
+    name, said, spent = result
+    verdict = "ok" if said is None else "FAILED"
     print(f"  {name:28} {verdict:7} {spent:5.1f} s", flush=True)
-    if done.returncode:
-        print(done.stdout)
-    return done.returncode == 0
+    if said is not None:
+        print(said)
+    return said is None
 
 
 def run(*command: str) -> bool:
