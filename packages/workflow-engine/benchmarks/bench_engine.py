@@ -1,13 +1,15 @@
-"""Overhead per no-op step against peers, planning, and big runs.
+"""Overhead per no-op step, against peers.
 
 python bench_engine.py [--short] [--json FILE]
 
 Each round runs every candidate once on graphs of one shape (layers of 100, two needs
-each; pydantic-graph, which has no fan-in of this kind, a chain); figures are medians,
-ratios are per round. Slow peers get fewer steps. Times are CPU of this process and its
-children per step where the work is in them: on a machine that does other work too, the
-time on the clock says more about that work. The clock is in the JSON as `wall`.
-Peers come from requirements.txt; one that does not import is reported as not installed.
+each); pydantic-graph, which has no such fan-in, runs a chain, and Prefect calls of a
+task in a flow. Figures are medians, ratios are per round. Slow peers get fewer steps.
+Times are CPU of this process and its ended children per step: on a machine that does
+other work too, the time on the clock says more about that work. Prefect's server, a
+process of its own that goes on, is not in its figure. The clock is in the JSON as
+`wall`. Peers come from requirements.txt; one that does not import is reported as not
+installed.
 """
 
 import argparse
@@ -164,6 +166,33 @@ def pydantic_graph_run(needs):
     return since(began)
 
 
+def prefect_run(needs):
+    from prefect import flow, task
+
+    @task
+    def work():
+        return None
+
+    @flow
+    def everything():
+        for _ in needs:
+            work()
+
+    began = clock()
+    everything()
+    return since(began)
+
+
+def quiet_prefect(folder):
+    """Prefect reads its settings when it is imported; its server is its own."""
+    os.environ.update(
+        PREFECT_HOME=str(folder), PREFECT_LOGGING_LEVEL="CRITICAL", DO_NOT_TRACK="1",
+        PREFECT_LOGGING_TO_API_ENABLED="false",
+        PREFECT_SERVER_ANALYTICS_ENABLED="false",
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
+    )  # fmt: skip
+
+
 # How many steps a peer gets: what it runs in about a second.
 PEERS = {
     "dask threaded": (dask_threaded, 3_000),
@@ -171,6 +200,7 @@ PEERS = {
     "pydantic-graph": (pydantic_graph_run, 1_000),
     "doit": (doit_run, 1_000),
     "luigi": (luigi_run, 500),
+    "Prefect": (prefect_run, 100),
 }
 TARGETS = {"inline": 5, "threads": 12, "durable inline": 20, "durable threads": 20}
 
@@ -190,6 +220,7 @@ def main():
     args = parser.parse_args()
     rounds, scale = (3, 5) if args.short else (5, 1)
     folder = Path(tempfile.mkdtemp())
+    quiet_prefect(folder)
     number = iter(range(10**6))
     fresh = lambda: folder / f"{next(number)}.db"  # noqa: E731
     steps = shape(10_000 // scale)
@@ -206,7 +237,7 @@ def main():
         except ImportError as error:
             print(f"{name}: not installed ({error})")
         else:
-            peers[name] = (run, shape(max(200, count // scale)))
+            peers[name] = (run, shape(max(100, count // scale)))
     times = {}
     for _ in range(rounds):
         order = [*candidates.items(), *peers.items()]

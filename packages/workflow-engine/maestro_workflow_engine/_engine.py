@@ -394,13 +394,17 @@ def _decide(
 def _times(scheduler: Scheduler) -> list[tuple[str, float]]:
     """The duration of each step, and of the median item of each map."""
     found = []
-    started, ended, state = scheduler.started, scheduler.ended, scheduler.state
-    nodes, known = scheduler.nodes, scheduler.index.get
+    started, ended, state = (
+        scheduler.steps.started,
+        scheduler.steps.ended,
+        scheduler.steps.state,
+    )
+    nodes, known = scheduler.steps.nodes, scheduler.steps.index.get
     for index in compress(range(len(nodes)), ended):
         name = nodes[index].name
         if state[index] == m.SUCCEEDED and known(name) == index:
             found.append((name, ended[index] - started[index]))
-    for index, (first, count) in scheduler.expanded.items():
+    for index, (first, count) in scheduler.steps.expanded.items():
         items = compress(range(first, first + count), ended[first : first + count])
         times = sorted(ended[i] - started[i] for i in items)
         if times and state[index] == m.SUCCEEDED:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from . import _model as m
-from ._scheduler import Scheduler, added_note
+from ._growth import added_note
+from ._scheduler import Scheduler
 from ._target import built_from
 from ._template import Template
 from ._workflow import Workflow
@@ -53,21 +54,25 @@ class Run:
             KeyError: there is no such step, or it brought no result.
         """
         index = self._index(step)
-        if self._scheduler.state[index] != m.SUCCEEDED:
-            state = m.STATE_NAMES[self._scheduler.state[index]]
+        if self._scheduler.steps.state[index] != m.SUCCEEDED:
+            state = m.STATE_NAMES[self._scheduler.steps.state[index]]
             raise KeyError(f"step {step!r} has no result, it is {state}")
-        return self._scheduler.result(index)
+        return self._scheduler.steps.result(index)
 
     def _index(self, step: str) -> int:
         scheduler = self._scheduler
-        index = scheduler.index.get(step)
+        index = scheduler.steps.index.get(step)
         if index is None and step.endswith("]"):
             base, _, number = step[:-1].rpartition("[")
-            first, count = scheduler.expanded.get(scheduler.index.get(base, -1), (0, 0))
+            first, count = scheduler.steps.expanded.get(
+                scheduler.steps.index.get(base, -1), (0, 0)
+            )
             if number.isdecimal() and int(number) < count:
                 return first + int(number)
         if index is None:
-            raise KeyError(f"no step {step!r}{did_you_mean(step, scheduler.index)}")
+            raise KeyError(
+                f"no step {step!r}{did_you_mean(step, scheduler.steps.index)}"
+            )
         return index
 
     @property
@@ -75,9 +80,9 @@ class Run:
         """The results of all steps that succeeded, by name."""
         scheduler = self._scheduler
         return {
-            name: scheduler.result(index)
-            for name, index in scheduler.index.items()
-            if scheduler.state[index] == m.SUCCEEDED
+            name: scheduler.steps.result(index)
+            for name, index in scheduler.steps.index.items()
+            if scheduler.steps.state[index] == m.SUCCEEDED
         }
 
     def step(self, step: str) -> StepReport:
@@ -87,10 +92,12 @@ class Run:
     @property
     def steps(self) -> Iterator[StepReport]:
         """The reports of all steps, the items of maps included."""
-        return (self._report(index) for index in range(len(self._scheduler.nodes)))
+        return (
+            self._report(index) for index in range(len(self._scheduler.steps.nodes))
+        )
 
     def _report(self, index: int) -> StepReport:
-        s = self._scheduler
+        s = self._scheduler.steps
         return StepReport(
             step=s.nodes[index].name,
             state=m.STATE_NAMES[s.state[index]],
@@ -105,20 +112,20 @@ class Run:
     @property
     def counts(self) -> dict[str, int]:
         """How many steps ended in each state."""
-        state = self._scheduler.state
+        state = self._scheduler.steps.state
         found = {name: state.count(code) for code, name in enumerate(m.STATE_NAMES)}
         return {name: count for name, count in found.items() if count}
 
     @property
     def errors(self) -> dict[str, StepError]:
         """The error of each step that failed, in the order of the steps."""
-        s = self._scheduler
+        s = self._scheduler.steps
         return {s.nodes[i].name: s.errors[i] for i in sorted(s.errors)}
 
     @property
     def waiting(self) -> tuple[str, ...]:
         """The gates that wait for approval."""
-        s = self._scheduler
+        s = self._scheduler.steps
         return tuple(
             node.name
             for i, node in enumerate(s.nodes)
@@ -188,7 +195,7 @@ class RunHandle:
 
     def counts(self) -> dict[str, int]:
         """Return how many steps are in each state just now."""
-        state = self._scheduler.state
+        state = self._scheduler.steps.state
         found = {name: state.count(code) for code, name in enumerate(m.STATE_NAMES)}
         return {name: count for name, count in found.items() if count}
 

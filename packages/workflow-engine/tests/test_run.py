@@ -1,5 +1,6 @@
 """Running workflows on every executor: results, failures, order, pools."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -349,6 +350,63 @@ def test_compensation_undoes_what_had_succeeded_latest_first():
     assert run.state == "failed"
     assert undone == ["hotel", "flight"]
     assert run.step("undo:book-2").state == "succeeded"
+
+
+def test_an_undo_step_that_hangs_is_given_up_and_the_others_still_run():
+    released = threading.Event()
+    undone = []
+
+    @step(timeout="100ms")
+    def undo(result, *, ctx):
+        if result == "hotel":
+            released.wait(60)
+        else:
+            undone.append(result)
+
+    @step(compensate=undo)
+    def book(what, *after):
+        return what
+
+    with Workflow("trip") as flow:
+        w.fails(book("hotel", book("flight")))
+    with WorkflowEngine("threads:2") as engine:
+        run = engine.run(flow)
+        released.set()
+    assert undone == ["flight"]
+    assert run.step("undo:book").state == "succeeded"
+    assert run.step("undo:book-2").state == "failed"
+    assert isinstance(run.errors["undo:book-2"], StepTimeoutError)
+
+
+@pytest.mark.parametrize("executor", ["inline", "threads:2", "processes:2"])
+def test_undo_steps_run_where_steps_of_their_kind_run(executor, tmp_path):
+    left = tmp_path / "left"
+    remove = command("remove", ["rm", "${touch}"])
+    touch = command(
+        "touch", ["sh", "-c", f"touch {left}; echo {left}"], compensate=remove
+    )
+    loops = []
+
+    async def note_loop(result):
+        loops.append((threading.get_ident(), result))
+
+    @step(compensate=note_loop)
+    async def reserve(made):
+        return made
+
+    with Workflow("trip") as flow:
+        made = touch()
+        kept = w.remember_pid(reserve(made))
+        w.fails(kept)
+    with WorkflowEngine(executor) as engine:
+        run = engine.run(flow)
+    assert run.state == "failed"
+    assert not left.exists()
+    [(thread, result)] = loops
+    assert result == str(left)
+    assert thread != threading.get_ident()  # an event loop's own thread
+    undone_by = run["undo:remember_pid"]
+    assert (undone_by == os.getpid()) == (executor != "processes:2")
 
 
 def test_sub_workflows_are_part_of_the_graph():

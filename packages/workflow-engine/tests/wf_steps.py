@@ -22,6 +22,16 @@ def traced(folder, name, pause, *before, ctx):
     return name
 
 
+@step
+def pid_of(result):
+    return os.getpid()
+
+
+@step(compensate=pid_of)
+def remember_pid(before):
+    return os.getpid()
+
+
 @step(once=True)
 def traced_once(folder, name, pause, *before, ctx):
     mark(folder, ctx.step)

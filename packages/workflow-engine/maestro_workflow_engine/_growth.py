@@ -1,0 +1,258 @@
+"""How a run comes by its steps: from workflows, the journal, maps, and undo steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
+from operator import attrgetter, not_
+from typing import TYPE_CHECKING, final
+
+from . import _model as m
+from ._expression import Text
+from ._graph import bottom_levels, compile_graph
+from ._model import PENDING, SUCCEEDED, Node, Ref, Spec
+from ._record import Record
+from ._steps import POOLED, SPECIAL, UPSET_FAILED, Steps
+from .errors import StepFailedError
+
+if TYPE_CHECKING:
+    from ._past import Past
+    from ._workflow import Workflow
+
+_RUNNABLE = ("python", "async", "command")
+_spec_of, _name_of = attrgetter("spec"), attrgetter("name")
+_is_direct = attrgetter("direct")
+
+
+class Chunk:
+    """Stands in a node's `when` for "an item list of a chunked map"."""
+
+    __slots__ = ()
+
+
+CHUNK = Chunk()
+
+
+@final
+class Growth:
+    """Adds steps to a run, with what the journal remembers of them."""
+
+    def __init__(
+        self,
+        steps: Steps,
+        record: Record,
+        *,
+        past: Past | None,
+        durations: Mapping[str, float],
+        batching: bool,
+    ) -> None:
+        self.steps = steps
+        self.record = record
+        self.past = past
+        self.durations = durations
+        self.batching = batching  # whether attempts may wait in an executor
+        self.kinds: set[str] = set()
+        self._compensated = False
+
+    def add(self, workflow: Workflow, priorities: Sequence[float] | None) -> None:
+        """Append a workflow's nodes, whose positions must follow those we have."""
+        steps = self.steps
+        nodes = workflow.nodes
+        shift = len(steps.nodes)
+        texts = self._remembered(nodes, known=not shift)
+        if shift:
+            own = [[i - shift for i in n.needs] for n in nodes]
+            graph = compile_graph(own, _which(texts))
+        elif texts:
+            graph = compile_graph([n.needs for n in nodes], _which(texts))
+        else:
+            graph = workflow.graph()
+        keys = list(map(id, map(_spec_of, nodes)))
+        specs = dict(zip(keys, map(_spec_of, nodes), strict=True))
+        if priorities is None:
+            times = self._estimates(nodes, keys, specs)
+            priorities = bottom_levels(graph, times)
+        count = len(nodes)
+        steps.nodes += nodes
+        steps.waits += graph.waits
+        after = graph.successors
+        steps.successors += [[i + shift for i in s] for s in after] if shift else after
+        steps.priority += priorities[:count]
+        steps.grow(count)
+        if steps.group is not None:
+            steps.group += [steps.groups] * count
+        marks = {key: self.mark(spec) for key, spec in specs.items()}
+        steps.special[shift:] = bytes(map(marks.__getitem__, keys))
+        for index in compress(range(count), map(not_, map(_is_direct, nodes))):
+            if nodes[index].when is not True or nodes[index].mapping is not None:
+                steps.special[shift + index] = SPECIAL
+        if shift or len(workflow.index) != count:
+            names = map(_name_of, nodes)
+            steps.index.update(zip(names, range(shift, shift + count), strict=False))
+        else:
+            steps.index = workflow.index.copy()
+        self._recall(shift, texts)
+        state, waits = steps.state, steps.waits
+        steps.arrived += [
+            i for i in range(shift, len(steps.nodes)) if not waits[i] and not state[i]
+        ]
+
+    def mark(self, spec: Spec) -> int:
+        """Tell how much there is to do before steps of this kind start."""
+        self.kinds.add(spec.kind)
+        if spec.timeout is not None or spec.once:
+            # A queued attempt's clock would run already; and after a crash a `once`
+            # step that had only waited its turn would look as if it had begun.
+            self.batching = False
+        if spec.kind not in _RUNNABLE or spec.run_on != "success" or spec.cache:
+            return SPECIAL
+        return POOLED if spec.pools else 0
+
+    def _estimates(
+        self, nodes: Sequence[Node], keys: Sequence[int], specs: Mapping[int, Spec]
+    ) -> list[float]:
+        known = self.durations
+        guesses = {key: _guess(spec) for key, spec in specs.items()}
+        guessed = map(guesses.__getitem__, keys)
+        if not known:
+            return list(guessed)
+        return list(map(known.get, map(_name_of, nodes), guessed))
+
+    def _remembered(
+        self, nodes: Sequence[Node], *, known: bool = False
+    ) -> list[str | None]:
+        """The results of steps that succeeded earlier; nothing in a new run."""
+        if self.past is None:
+            return []
+        if known:
+            return self.past.texts
+        return list(map(self.past.extra.get, map(_name_of, nodes)))
+
+    def _recall(self, shift: int, texts: list[str | None]) -> None:
+        """Take over what the journal says about the steps from `shift` on."""
+        steps = self.steps
+        past = self.past
+        if past is None:
+            return
+        names = list(map(_name_of, steps.nodes[shift:]))
+        done = _which(texts)
+        steps.tries[shift:] = map(past.tries.get, names, done)
+        steps.state[shift:] = done.translate(_TO_SUCCEEDED)
+        steps.texts[shift:] = texts
+        steps.stored = True
+        steps.earlier[shift:] = done
+        if not past.decided:
+            names = []
+        for index, name in enumerate(names, shift):
+            if texts[index - shift] is not None:
+                continue
+            if past.decided.get(name) == "skip":
+                steps.reasons[index] = "decided"
+                steps.state[index] = m.SKIPPED
+                steps.pass_on(index, 0)
+            elif past.decided.get(name) == "fail":
+                message = f"step {name!r} was declared failed"
+                error = StepFailedError(name, steps.tries[index], message)
+                steps.errors[index] = error
+                steps.state[index] = m.FAILED
+                steps.reasons[index] = "decided"
+                steps.pass_on(index, UPSET_FAILED)
+        # What waits for nothing else now arrives with the other roots: see the callers.
+        steps.arrived[:] = [i for i in steps.arrived if i < shift]
+
+    def recall_new(self, first: int) -> None:
+        """Do so for steps that this run has just added; they know who waits for them."""
+        texts = self._remembered(self.steps.nodes[first:])
+        self._recall(first, texts)
+        waits, successors = self.steps.waits, self.steps.successors
+        for index, text in enumerate(texts, first):
+            if text is not None:
+                for other in successors[index]:
+                    waits[other] -= 1
+
+    def compensate(self) -> bool:
+        """After a failure, add the undo steps of what had succeeded; latest first."""
+        steps = self.steps
+        if self._compensated or not (steps.errors or steps.cancelling):
+            return False
+        self._compensated = True
+        todo = [
+            (steps.ended[i], i)
+            for i, node in enumerate(steps.nodes)
+            if node.spec.compensate is not None and steps.state[i] == m.SUCCEEDED
+        ]
+        if not todo or steps.cancelling == "cancelled":
+            return False
+        self.record.log("", 0, "compensating")
+        before: tuple[int, ...] = ()
+        first = len(steps.nodes)
+        for _, index in sorted(todo, reverse=True):
+            node = steps.nodes[index]
+            undo = node.spec.compensate
+            assert undo is not None
+            name = f"undo:{node.name}"
+            args = undo.argv or (Ref(index, node.name),)
+            args = tuple(
+                Text(a) if isinstance(a, str) and "${" in a else a for a in args
+            )
+            # Always: one that fails must not keep the others from being undone.
+            self.mark(undo)
+            steps.nodes.append(Node(name, _always(undo), args, None, before, before))
+            steps.index[name] = len(steps.nodes) - 1
+            before = (len(steps.nodes) - 1,)
+        count = len(steps.nodes) - first
+        steps.grow(count)
+        steps.special[first:] = b"\1" * count
+        steps.waits += [0] + [1] * (count - 1)
+        steps.successors += [[i + 1] for i in range(first, first + count - 1)] + [[]]
+        steps.priority += [0.0] * count
+        if steps.group is not None:
+            steps.group += [0] * count
+        steps.cancelling = ""
+        self.recall_new(first)
+        steps.arrived += [
+            i
+            for i in range(first, first + count)
+            if not steps.waits[i] and not steps.state[i]
+        ]
+        return bool(steps.arrived)
+
+
+def _which(texts: Sequence[str | None]) -> bytes:
+    """A 1 for each step that has a result."""
+    return bytes([text is not None for text in texts])
+
+
+_TO_SUCCEEDED = bytes([PENDING, SUCCEEDED, *range(2, 256)])
+
+
+def _guess(spec: Spec) -> float:
+    if spec.kind in ("gate", "barrier"):
+        return 0.0
+    return 1.0 if spec.estimate is None else spec.estimate
+
+
+def _always(spec: Spec) -> Spec:
+    return replace(spec, run_on="always")
+
+
+def shifted(workflow: Workflow, shift: int, prefix: str) -> Workflow:
+    """Copy a workflow so that its nodes follow those of a run."""
+    from ._workflow import Workflow, moved
+
+    copy = Workflow(workflow.name, params=workflow.params)
+    for node in workflow.nodes:
+        new = moved(node, shift, prefix)
+        new.name = f"{prefix}/{node.name}"
+        copy.nodes.append(new)
+    return copy
+
+
+def added_note(prefix: str, workflow: Workflow) -> str:
+    """Describe a workflow added to a run, so that a resume can add it again."""
+    return json.dumps(
+        {"prefix": prefix, "source": workflow.source, "params": workflow.params},
+        default=str,
+    )
