@@ -17,6 +17,12 @@ import time
 import pytest
 
 _LIMIT = 1000000  # characters of one captured stream of one test
+_json = json.JSONEncoder(separators=(",", ":")).encode  # making it costs most of a line
+_PASSED = (
+    '{"e":"end","test":{%s,"status":"passed","rawStatus":"passed","duration":%d,'
+    '"start":%d,"extra":{"maestro.outcome":"passed","maestro.seconds":%r,'
+    '"maestro.start":%r,"maestro.id":%s}}}'
+)
 
 
 class _Stream:
@@ -27,11 +33,11 @@ class _Stream:
         self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def write(self, event):
-        data = (json.dumps(event, separators=(",", ":")) + "\n").encode(
-            "utf-8", "backslashreplace"
-        )
+        self.write_line(_json(event))
+
+    def write_line(self, text):
         try:
-            os.write(self.file, data)
+            os.write(self.file, text.encode("ascii") + b"\n")
         except OSError:
             pass  # a full disk must not fail the tests; the adapter misses the line
 
@@ -113,27 +119,28 @@ class Guard:
         if test:
             self.stream.write({"e": "fork", "id": test, "pid": os.getpid()})
 
-    def _stop_escaped(self, nodeid):
+    def stop_escaped(self, nodeid):
         if os.getpid() != self.stream.owner:
             self.stream.write({"e": "escaped", "id": nodeid, "pid": os.getpid()})
             os._exit(70)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report):
-        self._stop_escaped(report.nodeid)
-
-    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self):
-        self._stop_escaped("")
+        self.stop_escaped("")
 
 
 class Worker:
     """In a worker of xdist: sends along what only the worker knows of a test."""
 
-    def __init__(self, config, stream):
+    def __init__(self, config, stream, guard):
         self.config = config
         self.stream = stream
+        self.guard = guard
         self.cases = _Cases(config)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report):
+        self.guard.stop_escaped(report.nodeid)
 
     def pytest_collection_finish(self, session):
         if self.config.workerinput["workerid"] == "gw0":
@@ -152,6 +159,7 @@ class _Cases:
     def __init__(self, config):
         self.folder = str(config.invocation_params.dir)
         self.files = {}
+        self.tags = {}
 
     def _path(self, item):
         path = str(getattr(item, "path", None) or item.fspath)
@@ -168,13 +176,22 @@ class _Cases:
             case["suite"] = suite
         if item.location[1] is not None:
             case["line"] = item.location[1] + 1
-        tags = sorted({mark.name for mark in item.iter_markers()} - {"parametrize"})
+        tags = self._tags(item)
         if tags:
-            case["tags"] = tags
+            case["tags"] = sorted(tags)
         spec = getattr(item, "callspec", None)
         if spec is not None and spec.params:
             case["parameters"] = {k: _plain(v) for k, v in spec.params.items()}
         return case
+
+    def _tags(self, item):
+        above = self.tags.get(item.parent)
+        if above is None:
+            marks = item.parent.iter_markers() if item.parent else ()
+            above = {mark.name for mark in marks} - {"parametrize"}
+            self.tags[item.parent] = above
+        own = {mark.name for mark in item.own_markers} - {"parametrize"}
+        return above | own if own else above
 
     def of(self, items):
         return [dict(self.case(item), id=item.nodeid) for item in items]
@@ -183,10 +200,11 @@ class _Cases:
 class StreamPlugin:
     """Writes the events of one session."""
 
-    def __init__(self, config, stream):
+    def __init__(self, config, stream, guard):
         self.config = config
         self.stream = stream
-        self.cases = {}
+        self.guard = guard
+        self.cases = {}  # by node id, as JSON without its braces
         self.open = {}
         self.session = None
         self.parent = os.environ.pop("MAESTRO_PARENT", None)
@@ -199,9 +217,12 @@ class StreamPlugin:
         node.workerinput["maestro"] = self.config.maestro_settings
 
     def pytest_collection_finish(self, session):
-        cases = _Cases(self.config).of(session.items)
-        self.cases = {case["id"]: case for case in cases}
-        self.stream.write({"e": "cases", "cases": cases})
+        described = _Cases(self.config)
+        told = []
+        for item in session.items:
+            text = self.cases[item.nodeid] = _json(described.case(item))[1:-1]
+            told.append('{%s,"id":%s}' % (text, _json(item.nodeid)))
+        self.stream.write_line('{"e":"cases","cases":[%s]}' % ",".join(told))
 
     def pytest_collectreport(self, report):
         if report.failed:
@@ -231,9 +252,11 @@ class StreamPlugin:
         if self.parent and str(os.getppid()) != self.parent:
             self.session.shouldstop = "the process that started the run is gone"
         self.open[nodeid] = {"at": now, "reports": [], "tries": []}
-        self.stream.write({"e": "start", "id": nodeid, "at": now})
+        self.stream.write_line('{"e":"start","id":%s,"at":%r}' % (_json(nodeid), now))
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report):
+        self.guard.stop_escaped(report.nodeid)
         entry = self.open.get(report.nodeid)
         if entry is None:
             # xdist reports the test of a crashed worker after its start was told.
@@ -253,11 +276,14 @@ class StreamPlugin:
         entry = self.open.pop(nodeid, None)
         if entry is None or not entry["reports"]:
             return
-        case = self.cases.get(nodeid) or getattr(
-            entry["reports"][0], "maestro_case", None
-        )
-        test = dict(case or _case_of(entry["reports"][0]))
-        test.pop("id", None)
+        reports = entry["reports"]
+        known = self.cases.get(nodeid)
+        if known and not entry["tries"] and _plainly_passed(reports):
+            self._tell_passed(nodeid, known, reports, entry["at"])
+            return
+        case = json.loads("{%s}" % known) if known else None
+        case = case or getattr(reports[0], "maestro_case", None)
+        test = dict(case or _case_of(reports[0]))
         test.update(_told(entry["reports"], entry["at"]))
         test["extra"]["maestro.id"] = nodeid
         if entry["tries"]:
@@ -267,6 +293,15 @@ class StreamPlugin:
                 for number, reports in enumerate(entry["tries"], start=1)
             ]
         self.stream.write({"e": "end", "test": test})
+
+    def _tell_passed(self, nodeid, known, reports, at):
+        """Write what `_told` would say of a test that has nothing to say."""
+        seconds = sum(report.duration for report in reports)
+        start = getattr(reports[0], "start", None) or at
+        ms, start_ms = round(seconds * 1000), int(start * 1000)
+        self.stream.write_line(
+            _PASSED % (known, ms, start_ms, seconds, start, _json(nodeid))
+        )
 
     def pytest_sessionfinish(self, session, exitstatus):
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
@@ -284,6 +319,22 @@ class StreamPlugin:
                 "counts": counts,
             }
         )
+
+
+def _plainly_passed(reports):
+    for report in reports:
+        if (
+            report.outcome != "passed"
+            or report.sections
+            or report.user_properties
+            or type(report) is not pytest.TestReport
+            or not _NOTABLE.isdisjoint(report.__dict__)
+        ):
+            return False
+    return True
+
+
+_NOTABLE = {"wasxfail", "context", "worker_id"}
 
 
 def _case_of(report):
@@ -492,7 +543,8 @@ def pytest_configure(config):
     if settings["select"]:
         with open(settings["select"], encoding="utf-8") as file:
             chosen = json.load(file)
-    plugins = [Selection(stream, chosen), Guard(stream)]
+    guard = Guard(stream)
+    plugins = [Selection(stream, chosen), guard]
     if worker is None:
         stream.write(
             {
@@ -504,9 +556,9 @@ def pytest_configure(config):
                 "python": "%d.%d.%d" % sys.version_info[:3],
             }
         )
-        plugins.append(StreamPlugin(config, stream))
+        plugins.append(StreamPlugin(config, stream, guard))
     else:
-        plugins.append(Worker(config, stream))
+        plugins.append(Worker(config, stream, guard))
     for plugin in plugins:
         config.pluginmanager.register(plugin, "maestro-" + type(plugin).__name__)
 
