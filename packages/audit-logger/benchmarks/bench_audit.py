@@ -381,14 +381,24 @@ def bench_large(count, peer_count):
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         path = large_log(folder, count)
         scale = 1_000_000 / count
-        cpu, _, memory = probe(
-            "from maestro_audit_logger import verify_log",
-            f"assert verify_log({path!r}).ok",
-        )
-        seconds, wall, _ = probe(
-            "from maestro_audit_logger import Query, run_query",
-            f"assert len(list(run_query({path!r}, Query(actor='u-77')))) == {count // 5000}",
-        )
+        verified = [
+            probe(
+                "from maestro_audit_logger import verify_log",
+                f"assert verify_log({path!r}).ok",
+            )
+            for _ in range(7)
+        ]
+        cpu = statistics.median(cpu for cpu, _, _ in verified)
+        memory = max(memory for _, _, memory in verified)
+        found = [
+            probe(
+                "from maestro_audit_logger import Query, run_query",
+                f"assert len(list(run_query({path!r}, Query(actor='u-77')))) == {count // 5000}",
+            )
+            for _ in range(7)
+        ]
+        seconds = statistics.median(cpu for cpu, _, _ in found)
+        wall = statistics.median(wall for _, wall, _ in found)
         try:
             peer_cpu, _, peer_memory = verify_auditchain(folder, peer_count)
             peer_scale = 1_000_000 / peer_count
