@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from ._html import _n, _took, sentence
+from ._html import sentence
 from ._rules import GateRules
+from ._wording import count, took
 
 if TYPE_CHECKING:
     from ._aggregator import TestResultAggregator
@@ -27,7 +28,7 @@ def summary(
     blocks += [f"- {_escape(text)}\n" for text in (*gate.reasons, *gate.notes)]
     blocks.append(
         f"\n| tests | passed | failed | skipped | flaky | time |\n|--:|--:|--:|--:|--:|--:|\n"
-        f"| {c.tests:,} | {c.passed:,} | {c.failed:,} | {c.skipped + c.pending:,} | {c.flaky:,} | {_took(run.duration)} |\n"
+        f"| {c.tests:,} | {c.passed:,} | {c.failed:,} | {c.skipped + c.pending:,} | {c.flaky:,} | {took(run.duration)} |\n"
     )
     new = set(run.new_failures)
     clusters = sorted(
@@ -36,7 +37,7 @@ def summary(
     for one in clusters:
         fresh = sum(t in new for t in one.tests)
         facts = [
-            _n(len(one.tests), "test"),
+            count(len(one.tests), "test"),
             f"{fresh} new" if fresh else "failing before",
         ]
         facts += [", ".join(one.owners)] if one.owners else []
