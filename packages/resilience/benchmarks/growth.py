@@ -21,7 +21,7 @@ def pipeline(count, _):
 
 def window(count, _):
     """A window of `count` outcomes is filled twice."""
-    guarded = CircuitBreaker("a", window=count)(nothing)
+    guarded = CircuitBreaker("a", window_calls=count)(nothing)
 
     def call():
         for _ in range(2 * count):
