@@ -62,11 +62,12 @@ class Growth:
         nodes = workflow.nodes
         shift = len(steps.nodes)
         texts = self._remembered(nodes, known=not shift)
+        done = _which(texts)
         if shift:
             own = [[i - shift for i in n.needs] for n in nodes]
-            graph = compile_graph(own, _which(texts))
+            graph = compile_graph(own, done)
         elif texts:
-            graph = compile_graph([n.needs for n in nodes], _which(texts))
+            graph = compile_graph([n.needs for n in nodes], done)
         else:
             graph = workflow.graph()
         keys = list(map(id, map(_spec_of, nodes)))
@@ -93,7 +94,7 @@ class Growth:
             steps.index.update(zip(names, range(shift, shift + count), strict=False))
         else:
             steps.index = workflow.index.copy()
-        self._recall(shift, texts)
+        self._recall(shift, texts, done)
         state, waits = steps.state, steps.waits
         steps.arrived += [
             i for i in range(shift, len(steps.nodes)) if not waits[i] and not state[i]
@@ -130,14 +131,13 @@ class Growth:
             return self.past.texts
         return list(map(self.past.extra.get, map(_name_of, nodes)))
 
-    def _recall(self, shift: int, texts: list[str | None]) -> None:
+    def _recall(self, shift: int, texts: list[str | None], done: bytes) -> None:
         """Take over what the journal says about the steps from `shift` on."""
         steps = self.steps
         past = self.past
         if past is None:
             return
         names = list(map(_name_of, steps.nodes[shift:]))
-        done = _which(texts)
         steps.tries[shift:] = map(past.tries.get, names, done)
         steps.state[shift:] = done.translate(_TO_SUCCEEDED)
         steps.texts[shift:] = texts
@@ -165,7 +165,7 @@ class Growth:
     def recall_new(self, first: int) -> None:
         """Do so for steps that this run has just added; they know who waits for them."""
         texts = self._remembered(self.steps.nodes[first:])
-        self._recall(first, texts)
+        self._recall(first, texts, _which(texts))
         waits, successors = self.steps.waits, self.steps.successors
         for index, text in enumerate(texts, first):
             if text is not None:

@@ -12,9 +12,11 @@ _WINDOW = 4_096  # events read at a time
 # What nearly all of a journal is: first starts, alone or together, and successes.
 _BEGUN = "kind='started' AND attempt=1 AND step!=''"
 _TOGETHER = "kind='started' AND step='' AND note IS NULL"
+_AT_ONCE = "kind='succeeded' AND attempt=1"
 _PLAIN = (
     f"SELECT total({_BEGUN}),group_concat(CASE WHEN {_BEGUN} THEN step END,char(30)),"  # noqa: S608
     f"group_concat(CASE WHEN {_TOGETHER} THEN value END),total(kind='succeeded'),"
+    f"total(NOT({_BEGUN} OR {_TOGETHER} OR {_AT_ONCE})),"
     "group_concat(CASE WHEN kind='succeeded' THEN step END,char(30)),"
     "group_concat(CASE WHEN kind='succeeded' THEN value END,char(30)) "
     "FROM event WHERE run=? AND seq>? AND seq<=?"
@@ -72,9 +74,10 @@ def read_past(db: Connection, key: int, index: Mapping[str, int]) -> Past:
     ended: dict[str, int] = {}
     for low in range(0, found.last, _WINDOW):
         window = (key, low, low + _WINDOW)
-        started, names, texts = _plain(db, window)
+        started, names, texts, others = _plain(db, window)
         begun.update(started)
-        _odd(db, window, found, ended)
+        if others:
+            _odd(db, window, found, ended)
         begun.difference_update(names)
         found.keep(index, names, texts)
     tries = found.tries
@@ -100,13 +103,13 @@ def last_event(db: Connection, key: int) -> int:
 
 def _plain(
     db: Connection, window: tuple[int, int, int]
-) -> tuple[Iterable[str], list[str], list[str]]:
-    """Read a window's first starts, and its successes with their results.
+) -> tuple[Iterable[str], list[str], list[str], float]:
+    """Read a window's first starts, its successes, their results; count the others.
 
     SQLite joins them to one text, which is a third of the time of a row for each.
     """
     query = db.execute(_PLAIN, window)
-    begun, first, together, many, steps, values = query.fetchone()
+    begun, first, together, many, others, steps, values = query.fetchone()
     names, texts = _split(steps, many), _split(values, many)
     started = _split(first, begun)
     if None in (names, texts, started):
@@ -118,7 +121,7 @@ def _plain(
     more = json.loads(f"[{together}]") if together else ()
     assert names is not None
     assert texts is not None
-    return chain(started or (), *more), names, texts
+    return chain(started or (), *more), names, texts, others
 
 
 def _odd(
@@ -130,7 +133,7 @@ def _odd(
     """Take in what is not a first start or a success at the first attempt."""
     rows = db.execute(
         "SELECT step,attempt,kind,value,note FROM event WHERE run=? AND seq>? AND "  # noqa: S608 - only our own text
-        f"seq<=? AND NOT({_BEGUN} OR {_TOGETHER} OR kind='succeeded' AND attempt=1) "
+        f"seq<=? AND NOT({_BEGUN} OR {_TOGETHER} OR {_AT_ONCE}) "
         "ORDER BY seq",
         window,
     )

@@ -19,7 +19,7 @@ _COLOURS = {
     "waiting": "#f59e0b", "interrupted": "#f59e0b", "running": "#f59e0b",
 }  # fmt: skip
 _STYLE = """
-body{font:14px/1.5 system-ui,sans-serif;color:#0f172a;max-width:1180px;margin:24px auto;
+:root{color-scheme:light dark}body{background:#fff;font:14px/1.5 system-ui,sans-serif;color:#0f172a;max-width:1180px;margin:24px auto;
 padding:0 16px}h1{font-size:22px;margin:0}h2{font-size:16px;margin:28px 0 8px}
 .sub{color:#475569;margin:0 0 16px}dl{display:flex;flex-wrap:wrap;gap:10px 34px;margin:0}
 dt{color:#475569;font-size:12px}dd{margin:0;font-size:18px;font-variant-numeric:tabular-nums}
@@ -29,7 +29,11 @@ vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .failed{color:#dc2626}.critical{color:#c2410c;font-weight:600}
 .key span{display:inline-block;width:12px;height:12px;border-radius:2px;margin:0 6px 0 16px}
 .key span:first-child{margin-left:0}
-ol{margin:0;padding-left:22px}
+ol{margin:0;padding-left:22px}td.n,th.n{padding-right:24px}
+.axis{fill:#475569}.use{fill:#bfdbfe}
+@media (prefers-color-scheme:dark){body{background:#0f172a;color:#e2e8f0}
+.sub,dt{color:#94a3b8}th,td{border-color:#334155}.axis{fill:#94a3b8}.use{fill:#1e40af}
+.failed{color:#f87171}.critical{color:#fb923c}}
 """
 
 
@@ -100,7 +104,7 @@ def _gantt(status: RunStatus, path: set[str]) -> str:
         anchor = "start" if not tenth else "end" if tenth == 10 else "middle"
         label = human((status.end - begin) * tenth / 10)
         parts.append(
-            f'<text x="{x:g}" y="{height - 6}" fill="#475569" '
+            f'<text x="{x:g}" y="{height - 6}" class="axis" '
             f'text-anchor="{anchor}">{label}</text>'
         )
     parts.append("</svg>")
@@ -158,7 +162,7 @@ def _use(status: RunStatus) -> str:
     if len(points) > 8_000:  # a page, not a data set
         points = points[:: len(points) // 4_000]
     return (
-        f'<svg id="use" viewBox="0 0 {_WIDTH:g} 62"><polygon fill="#bfdbfe" '
+        f'<svg id="use" viewBox="0 0 {_WIDTH:g} 62"><polygon class="use" '
         f'points="{" ".join(points)} {_WIDTH:g},60"/><line x1="0" x2="{_WIDTH:g}" y1="4" '
         'y2="4" stroke="#94a3b8" stroke-dasharray="4 3"/></svg>'
     )

@@ -2,9 +2,13 @@
 
 import itertools
 import random
+import tempfile
+from collections import Counter
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from maestro_workflow_engine import Journal
 from maestro_workflow_engine._dispatch import POLICIES, Dispatcher
 from maestro_workflow_engine._graph import (
     bottom_levels,
@@ -14,6 +18,7 @@ from maestro_workflow_engine._graph import (
 )
 from maestro_workflow_engine._model import DONE, LEGAL, MOVES, STATE_NAMES, seconds
 from maestro_workflow_engine._plan import Tasks, search, simulate
+from maestro_workflow_engine._shape import Shape
 
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("fixed")
@@ -152,3 +157,97 @@ def test_durations_keep_their_value(number, unit):
     factor = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[unit]
     assert seconds(f"{number}{unit}") == number * factor
     assert seconds(f"{number} {unit} 1s") == number * factor + 1
+
+
+STEPS = ("plain", "tab\there", "with\x1eseparator", 'quo"ted', "ümlaut", "x[0]", "x[1]")
+# What may happen to a step from its first start on, attempt by attempt.
+HISTORIES = (
+    ["started", "succeeded"],
+    ["started", "failed"],
+    ["started"],
+    ["started", "retrying", "started", "succeeded"],
+    ["started", "retrying", "started", "retrying", "started"],
+    ["started", "interrupted", "started", "succeeded"],
+    ["succeeded"],  # a gate or a cached step never starts
+    [],
+)
+
+
+@st.composite
+def journals(draw):
+    """Histories of some steps, cut anywhere, and the order in which they mix."""
+    chosen = {
+        name: draw(st.sampled_from(HISTORIES))[: draw(st.integers(0, 5))]
+        for name in draw(st.sets(st.sampled_from(STEPS)))
+    }
+    order = [name for name, history in chosen.items() for _ in history]
+    return chosen, draw(st.permutations(order)), draw(st.integers(1, 4))
+
+
+def write(journal, info, chosen, order, together):
+    """Commit the events in small turns, in which the starts come last."""
+    left = {name: list(history) for name, history in chosen.items()}
+    tries = Counter()
+    for i in range(0, len(order), together):
+        rows, starts = [], []
+        for name in order[i : i + together]:
+            kind = left[name].pop(0)
+            if kind == "started":
+                tries[name] += 1
+                starts.append((name, tries[name]))
+                continue
+            if starts:
+                journal.commit(info, rows, starts, 1.0)
+                rows, starts = [], []
+            value = '"one\\ntwo"' if kind == "succeeded" else None
+            rows.append((name, tries[name], kind, 1.0, None, None, value, None))
+        journal.commit(info, rows, starts, 1.0)
+
+
+@given(journals(), st.sets(st.sampled_from(STEPS)))
+def test_what_a_resume_reads_is_the_fold_of_the_events(history, known):
+    index = {name: i for i, name in enumerate(sorted(known))}
+    shape = Shape(names=[], digests=[], needs=[])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Journal(Path(folder, "runs.db")) as journal,
+    ):
+        info = journal.create(
+            "r", workflow="w", source=None, params={}, shape=shape, workers=1,
+            executor="inline",
+        )  # fmt: skip
+        write(journal, info, *history)
+        past = journal.past(info.key, index)
+        events = list(journal.events("r"))
+    tries, ended, succeeded = {}, {}, {}
+    for event in events:
+        if event.kind == "started":
+            tries[event.step] = event.attempt
+        elif event.kind == "succeeded":
+            succeeded[event.step] = event.value
+        elif event.kind in ("failed", "retrying"):
+            ended[event.step] = event.attempt
+    assert past.last == len(events)
+    for name in STEPS:
+        text = past.text(name, index.get(name))
+        assert text == succeeded.get(name)
+        told = past.tries.get(name, int(text is not None))
+        assert told == tries.get(name, 0)
+    assert past.interrupted == sorted(
+        name
+        for name, number in tries.items()
+        if name not in succeeded and ended.get(name) != number
+    )
+
+
+@given(
+    st.lists(st.tuples(st.text(), st.text(), st.lists(st.integers(0, 10**6)))),
+)
+def test_the_shape_of_a_run_is_read_back_as_it_was(steps):
+    names, digests, needs = (
+        (list(part) for part in zip(*steps, strict=True)) if steps else ([], [], [])
+    )
+    shape = Shape(names=names, digests=digests, needs=needs)
+    digest, body = shape.pack()
+    assert Shape.unpack(body) == shape
+    assert digest == shape.whole()

@@ -83,10 +83,22 @@ def test_the_report_is_a_page_that_a_browser_draws(finished, tmp_path, require_p
             driver.execute_script("return document.querySelectorAll('script').length")
             == 0
         )
+        colours = [page_colours(driver, scheme) for scheme in ("light", "dark")]
+        assert colours[0] != colours[1]
+        assert all(text != background for text, background in colours)
         driver.get((tmp_path / "graph.svg").as_uri())
         assert len(driver.find_elements("css selector", "rect")) == len(flow)
     finally:
         driver.quit()
+
+
+def page_colours(driver, scheme):
+    """The colours of text and page for readers who like it light, or dark."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    return driver.execute_script(
+        "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
+    )
 
 
 def test_graphs_mark_the_critical_path(finished):
