@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._leases import JournalLeases
     from ._messages import Model, Reply, Request, ToolCall, Usage
     from ._openai import OpenAICompatible, openai_compatible
+    from ._orchestrator import Orchestrator
     from ._patterns import (
         Said,
         conversation,
@@ -31,12 +32,13 @@ if TYPE_CHECKING:
     from ._prices import Price, PriceTable
     from ._processes import run_process, subprocess_agent
     from ._report import RunReport
-    from ._run import Orchestrator, Run
+    from ._run import Run
+    from ._session import LoopLimits
     from ._states import TRANSITIONS, State
     from ._supervise import Child, Supervisor
     from ._throttle import Retry, Throttle
     from ._tokens import estimate_tokens
-    from ._turn import LoopLimits, Turn
+    from ._turn import Turn
     from ._worktrees import Worktrees
 
 _WHERE = {
@@ -55,12 +57,14 @@ _WHERE = {
     "_prices": "Price PriceTable",
     "_processes": "run_process subprocess_agent",
     "_report": "RunReport",
-    "_run": "Orchestrator Run",
+    "_orchestrator": "Orchestrator",
+    "_run": "Run",
     "_states": "State TRANSITIONS",
     "_supervise": "Child Supervisor",
     "_throttle": "Retry Throttle",
     "_tokens": "estimate_tokens",
-    "_turn": "LoopLimits Turn",
+    "_session": "LoopLimits",
+    "_turn": "Turn",
     "_worktrees": "Worktrees",
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}

@@ -178,12 +178,16 @@ class Ledger:
 
     def __init__(self, budget: Budget | None = None) -> None:
         self._scopes: dict[str, _Scope] = {}
-        self.has_money = False
         if budget:
             self._declare("run", budget)
             self.add_scopes("team", budget.per_team)
             self.add_scopes("persona", budget.per_persona)
             self.add_scopes("task", budget.per_task)
+
+    @property
+    def limited(self) -> bool:
+        """Tell whether any scope has limits."""
+        return bool(self._scopes)
 
     def add_scopes(self, kind: str, budgets: Mapping[str, Budget]) -> None:
         """Declare limits for scopes such as `persona:coder`; the first stays."""
@@ -193,7 +197,6 @@ class Ledger:
 
     def _declare(self, name: str, budget: Budget) -> None:
         limits = budget.limits()
-        self.has_money = self.has_money or "usd_micro" in limits
         self._scopes[name] = _Scope(name, limits, budget.mode, tuple(budget.warn))
 
     def limits_money(self, chain: Iterable[str]) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ._journal import Journal
 from ._openai import OpenAICompatible
+from ._orchestrator import Orchestrator
 from ._plan import Task
-from ._run import Orchestrator
 from ._settings import RunFile
 from .errors import OrchestrationError
 

@@ -1,5 +1,6 @@
 """What a run's events add up to: the same code for live runs, resume and views."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -80,6 +81,8 @@ class RunView:
     plan_digest: str = ""
     barrier: bool = False
     tasks: dict[str, TaskView] = field(default_factory=dict)
+    counts: Counter[State] = field(default_factory=Counter)
+    """How many tasks are in a state."""
     spans: list[Span] = field(default_factory=list)
     approvals: dict[str, str] = field(default_factory=dict)
     """Approval id to requested, granted or denied."""
@@ -99,6 +102,7 @@ class RunView:
     elapsed_ns: int = 0
     """Wall time of the sessions before this one."""
     last_seq: int = 0
+    _open: dict[str, Span] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: str, events: Iterable[Event]) -> "RunView":
@@ -151,14 +155,19 @@ class RunView:
         self.barrier = self.barrier or bool(data.get("barrier"))
         for task in data["tasks"]:
             self.tasks[task["name"]] = TaskView(task["name"])
+        self.counts[State.PENDING] += len(data["tasks"])
 
     def _move(self, event: Event, state: State) -> None:
         task, data = self.tasks[event.task], event.data
         old, task.state = task.state, move(task.name, task.state, state)
+        self.counts[old] -= 1
+        self.counts[state] += 1
         task.attempt = event.attempt or task.attempt
         if state is State.CLAIMED:
             task.agent = event.actor
-            self.spans.append(Span(task.name, task.attempt, event.actor, event.at_ns))
+            span = Span(task.name, task.attempt, event.actor, event.at_ns)
+            self.spans.append(span)
+            self._open[task.name] = span
         elif old in ACTIVE and state not in ACTIVE:
             self._end(task.name, event, state)
         task.reason = str(data.get("reason", ""))
@@ -171,10 +180,9 @@ class RunView:
             task.feedback = task.detail
 
     def _end(self, name: str, event: Event, state: State) -> None:
-        for span in reversed(self.spans):
-            if span.task == name and not span.end_ns:
-                span.end_ns, span.outcome = event.at_ns, state.value
-                return
+        span = self._open.pop(name, None)
+        if span is not None:
+            span.end_ns, span.outcome = event.at_ns, state.value
 
     def _count(self, event: Event) -> None:
         usage = event.data["usage"]

@@ -7,7 +7,6 @@ resuming it: there is no separate save.
 """
 
 import fcntl
-import hashlib
 import json
 import re
 import sqlite3
@@ -16,19 +15,19 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Literal, Protocol, final
+from typing import Any, Final, Literal, final
 
+from ._digest import dump
 from ._events import Event
+from ._log import RunLog
 from .errors import (
     JournalError,
     JournalVersionError,
-    JournalWriteError,
     RunLockedError,
     UnknownRunError,
 )
 
 VERSION: Final = 1
-_BLOB_OVER: Final = 8192
 _SCHEMA: Final = """
 CREATE TABLE event(run TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL,
   type TEXT NOT NULL, task TEXT NOT NULL, attempt INTEGER NOT NULL,
@@ -59,43 +58,6 @@ def check_run_id(run: str) -> str:
     return run
 
 
-def dump(value: object) -> str:
-    """Return JSON in one canonical form, so that equal data has equal digests."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-def digest(value: object) -> str:
-    """Return a short SHA-256 over the canonical JSON of `value`."""
-    return hashlib.sha256(dump(value).encode()).hexdigest()[:32]
-
-
-class EventStore(Protocol):
-    """What a run needs from a journal."""
-
-    def append(
-        self,
-        type: str,
-        data: Mapping[str, Any],
-        *,
-        task: str = "",
-        attempt: int = 0,
-        actor: str = "",
-    ) -> Event:
-        """Add an event; it counts once `flush` returned."""
-
-    def flush(self, *, full: bool = False) -> None:
-        """Write what was appended; `full` waits for the disk itself."""
-
-    def history(self) -> list[Event]:
-        """Return the events of this run so far, in order."""
-
-    def inbox(self) -> list[tuple[int, str, dict[str, Any]]]:
-        """Return messages of other processes and forget them at the next flush."""
-
-    def close(self) -> None:
-        """Flush and let go of the run."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """One line about a run in the journal."""
@@ -106,196 +68,6 @@ class RunSummary:
     events: int
     status: str
     """started, resumed, paused, or how it finished."""
-
-
-@final
-class MemoryLog:
-    """Events of one run in a list: for tests, patterns and dry runs."""
-
-    def __init__(
-        self,
-        run: str = "memory",
-        *,
-        clock: Callable[[], int] = time.time_ns,
-        history: list[Event] | None = None,
-    ) -> None:
-        self._run = run
-        self._clock = clock
-        self._events = list(history or ())
-
-    def append(
-        self,
-        type: str,
-        data: Mapping[str, Any],
-        *,
-        task: str = "",
-        attempt: int = 0,
-        actor: str = "",
-    ) -> Event:
-        """Add an event."""
-        event = Event(
-            seq=len(self._events) + 1,
-            run=self._run,
-            at_ns=self._clock(),
-            type=type,
-            task=task,
-            attempt=attempt,
-            actor=actor,
-            data=data,
-        )
-        self._events.append(event)
-        return event
-
-    def flush(self, *, full: bool = False) -> None:
-        """Do nothing: memory is as far as these events go."""
-
-    def history(self) -> list[Event]:
-        """Return the events so far."""
-        return list(self._events)
-
-    def inbox(self) -> list[tuple[int, str, dict[str, Any]]]:
-        """Return nothing: no other process can reach this."""
-        return []
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-@final
-class RunLog:
-    """The one writer of one run. Not for several threads."""
-
-    def __init__(
-        self,
-        journal: "Journal",
-        run: str,
-        *,
-        lock: IO[bytes],
-        fault: Callable[[int, str], None] | None = None,
-    ) -> None:
-        self._journal, self._run, self._lock, self._fault = journal, run, lock, fault
-        self._pending: list[Event] = []
-        self._taken: list[int] = []
-        self._broken: Exception | None = None
-        row = journal.connection.execute(
-            "SELECT max(seq) FROM event WHERE run = ?", (run,)
-        ).fetchone()
-        self._seq = row[0] or 0
-        self._inbox_version = -1
-
-    def append(
-        self,
-        type: str,
-        data: Mapping[str, Any],
-        *,
-        task: str = "",
-        attempt: int = 0,
-        actor: str = "",
-    ) -> Event:
-        """Add an event; it counts once `flush` returned."""
-        self._seq += 1
-        event = Event(
-            seq=self._seq,
-            run=self._run,
-            at_ns=self._journal.clock(),
-            type=type,
-            task=task,
-            attempt=attempt,
-            actor=actor,
-            data=data,
-        )
-        self._pending.append(event)
-        return event
-
-    def flush(self, *, full: bool = False) -> None:
-        """Write what was appended in one transaction; raise JournalWriteError."""
-        if self._broken:
-            raise JournalWriteError(
-                f"closed after a failed write: {self._broken}", path=self._journal.path
-            )
-        if not self._pending and not self._taken:
-            return
-        if self._fault:
-            for event in self._pending:
-                self._fault(event.seq, "before")
-        try:
-            self._write(full=full)
-        except sqlite3.Error as error:
-            self._broken = error
-            raise JournalWriteError(
-                f"cannot write {len(self._pending)} events: {error}; run again once "
-                "there is room, it goes on from the last event on disk",
-                path=self._journal.path,
-            ) from error
-        written, self._pending, self._taken = self._pending, [], []
-        if self._fault:
-            for event in written:
-                self._fault(event.seq, "after")
-
-    def _write(self, *, full: bool) -> None:
-        db = self._journal.connection
-        full = full or self._journal.durability == "full"
-        if full:
-            db.execute("PRAGMA synchronous=FULL")
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            db.executemany(
-                "INSERT INTO event VALUES (?,?,?,?,?,?,?,?,?)",
-                [self._row(db, event) for event in self._pending],
-            )
-            if self._taken:
-                db.executemany(
-                    "DELETE FROM inbox WHERE id = ?", [(n,) for n in self._taken]
-                )
-            db.execute("COMMIT")
-        except sqlite3.Error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        finally:
-            if full and self._journal.durability != "full":
-                db.execute("PRAGMA synchronous=NORMAL")
-
-    def _row(self, db: sqlite3.Connection, event: Event) -> tuple[Any, ...]:
-        text = dump(event.data)
-        if len(text) > _BLOB_OVER:
-            raw = text.encode()
-            sha = hashlib.sha256(raw).hexdigest()
-            db.execute(
-                "INSERT OR IGNORE INTO blob VALUES (?, ?)", (sha, zlib.compress(raw))
-            )
-            text = dump({"$blob": sha, "size": len(raw)})
-        return (
-            event.run, event.seq, event.at_ns, event.type, event.task,
-            event.attempt, event.actor, event.v, text,
-        )  # fmt: skip
-
-    def history(self) -> list[Event]:
-        """Return the events of this run on disk, in order."""
-        return list(self._journal.events(self._run))
-
-    def inbox(self) -> list[tuple[int, str, dict[str, Any]]]:
-        """Return messages of other processes; they go with the next flush."""
-        db = self._journal.connection
-        version = db.execute("PRAGMA data_version").fetchone()[0]
-        if version == self._inbox_version:
-            return []
-        self._inbox_version = version
-        rows = db.execute(
-            "SELECT id, kind, data FROM inbox WHERE run = ? ORDER BY id", (self._run,)
-        ).fetchall()
-        new = [row for row in rows if row[0] not in self._taken]
-        self._taken.extend(row[0] for row in new)
-        return [(n, kind, json.loads(data)) for n, kind, data in new]
-
-    def close(self) -> None:
-        """Flush and let another process have the run."""
-        try:
-            if not self._broken:
-                self.flush()
-        finally:
-            self._lock.close()
-            self._journal.forget(self)
 
 
 @final
@@ -455,10 +227,15 @@ class Journal:
 
     def require(self, run: str) -> str:
         """Return `run` if the journal knows it, else raise UnknownRunError."""
-        known = [summary.run for summary in self.runs()]
-        if run not in known:
-            raise UnknownRunError(run, known, self.path)
+        if not self._knows(run):
+            raise UnknownRunError(run, [one.run for one in self.runs()], self.path)
         return run
+
+    def _knows(self, run: str) -> bool:
+        found = self.connection.execute(
+            "SELECT 1 FROM event WHERE run = ? LIMIT 1", (run,)
+        )
+        return found.fetchone() is not None
 
     def post(self, run: str, kind: str, data: Mapping[str, Any]) -> None:
         """Leave a message for the process that runs `run`, now or later."""
@@ -486,7 +263,7 @@ class Journal:
         """Copy the first `at` events of a run to a new one; return how many."""
         self.require(run)
         check_run_id(new)
-        if any(summary.run == new for summary in self.runs()):
+        if self._knows(new):
             raise JournalError(f"run {new!r} exists already", path=self.path)
         last = at if at is not None else 2**62
         done = self.connection.execute(

@@ -1,19 +1,23 @@
 """Plans: tasks, their order, and an honest forecast of what parallel work buys."""
 
 import heapq
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from typing import Any, Final, Literal, final
 
 from ._budget import Budget
-from ._globs import overlaps
-from ._journal import digest
+from ._conflicts import Conflict, conflicts
+from ._digest import digest, dump
 from ._persona import Persona
 from ._routing import rank, route
+from ._schedule import Schedule
 from .errors import NoAgentError, PlanCycleError, PlanError, did_you_mean
 
 Approval = Literal["", "before", "after", "both"]
 _MAX_NAME: Final = 100
+_EXPLAINED: Final = 100  # pairs of tasks that touch the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class Task:
         if not isinstance(needs, Mapping):
             needs = dict.fromkeys(sorted(needs), 1)
         object.__setattr__(self, "needs", dict(needs))
+        if self.args or self.output:
+            self._check_plain(key)
         if self.tries < 1:
             raise PlanError(f"{self.tries!r} is below 1", key=f"{key}.tries")
         if not self.effort > 0:
@@ -77,6 +83,15 @@ class Task:
                 f"{self.approval!r} is not before, after or both",
                 key=f"{key}.approval",
             )
+
+    def _check_plain(self, key: str) -> None:
+        for name in ("args", "output"):
+            try:
+                dump(getattr(self, name))
+            except (TypeError, ValueError, RecursionError) as error:
+                raise PlanError(
+                    f"must be plain JSON data: {error}", key=f"{key}.{name}"
+                ) from None
 
     @property
     def levels(self) -> Mapping[str, int]:
@@ -138,15 +153,6 @@ class Forecast:
     speedup_at_most: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conflict:
-    """Two tasks that could run at the same time and touch the same files."""
-
-    left: str
-    right: str
-    patterns: tuple[tuple[str, str], ...]
-
-
 @final
 class Plan:
     """A checked, ordered set of tasks. Immutable; `with_tasks` returns a new one.
@@ -170,6 +176,7 @@ class Plan:
                         key=f"task {task.name}.after",
                     )
         self.order = self._sorted()
+        self._position = {name: n for n, name in enumerate(self.order)}
         self.level = self._levels()
         self.tail = self._tails()
 
@@ -205,12 +212,12 @@ class Plan:
         waits = {t.name: set(t.after) for t in self}
         followers: dict[str, list[str]] = {name: [] for name in self.tasks}
         for task in self:
-            for name in task.after:
+            for name in dict.fromkeys(task.after):
                 followers[name].append(task.name)
-        free = [name for name, after in waits.items() if not after]
+        free = deque(name for name, after in waits.items() if not after)
         order: list[str] = []
         while free:
-            name = free.pop(0)
+            name = free.popleft()
             order.append(name)
             for follower in followers[name]:
                 waits[follower].discard(name)
@@ -261,7 +268,7 @@ class Plan:
         """Return what ready tasks are ordered by, the smallest first."""
         task = self.tasks[name]
         return (
-            not task.catch_up, -task.priority, -self.tail[name], self.order.index(name)
+            not task.catch_up, -task.priority, -self.tail[name], self._position[name]
         )  # fmt: skip
 
     def forecast(self, workers: int) -> Forecast:
@@ -280,55 +287,37 @@ class Plan:
 
     def _simulate(self, workers: int) -> float:
         """Follow the scheduler's own rule: leases, priority, critical path."""
-        waits = {t.name: len(set(t.after)) for t in self}
-        ready = [name for name in self.order if not waits[name]]
-        running: list[tuple[float, str]] = []
+        schedule = Schedule(self)
+        for name in self.order:
+            if not schedule.waits[name]:
+                schedule.push(name)
+        running: list[tuple[float, int, str]] = []
         now = 0.0
-        while ready or running:
-            ready.sort(key=self.sort_key)
-            for name in list(ready):
-                busy = [n for _, n in running]
-                if len(running) < workers and self.startable(name, busy):
-                    ready.remove(name)
-                    heapq.heappush(running, (now + self.tasks[name].effort, name))
-            now, done = heapq.heappop(running)
-            for follower in self.followers[done]:
-                waits[follower] -= 1
-                if not waits[follower]:
-                    ready.append(follower)
-        return now
 
-    def startable(self, name: str, running: Iterable[str]) -> bool:
-        """Tell whether a ready task may run beside those that run now."""
-        mine = self.tasks[name].touches
-        for other in running:
-            if mine and overlaps(mine, self.tasks[other].touches):
-                return False
-            if self.barrier and self.level[other] < self.level[name]:
-                return False
-        return True
+        def start(name: str) -> str:
+            if blocker := schedule.blocker(name):
+                return blocker
+            schedule.started(name)
+            end = now + self.tasks[name].effort
+            heapq.heappush(running, (end, self._position[name], name))
+            return ""
+
+        schedule.offer(start, lambda: len(running) < workers)
+        while running:
+            now, _, done = heapq.heappop(running)
+            schedule.stopped(done)
+            schedule.over(done)
+            for follower in self.followers[done]:
+                schedule.waits[follower] -= 1
+                if not schedule.waits[follower]:
+                    schedule.push(follower)
+            schedule.offer(start, lambda: len(running) < workers)
+        return now
 
     def conflicts(self) -> list[Conflict]:
         """Return the pairs that could run together and touch the same files."""
-        before = self._ancestors()
-        found = []
-        for i, left in enumerate(self.order):
-            for right in self.order[i + 1 :]:
-                if left in before[right] or right in before[left]:
-                    continue
-                pairs = overlaps(self.tasks[left].touches, self.tasks[right].touches)
-                if pairs:
-                    found.append(
-                        Conflict(left=left, right=right, patterns=tuple(pairs))
-                    )
-        return found
-
-    def _ancestors(self) -> dict[str, set[str]]:
-        before: dict[str, set[str]] = {}
-        for name in self.order:
-            after = self.tasks[name].after
-            before[name] = set(after).union(*(before[a] for a in after))
-        return before
+        place = self._position
+        return sorted(conflicts(self), key=lambda c: (place[c.left], place[c.right]))
 
     def explain(self, *, workers: int = 4, personas: Iterable[Persona] = ()) -> str:
         """Return tiers, critical path, bound, conflicts and who takes what, as text."""
@@ -345,13 +334,16 @@ class Plan:
                 f"{forecast.speedup_at_most:.2f}"
             ),
         ]
-        for c in self.conflicts():
+        found = list(islice(conflicts(self), _EXPLAINED + 1))
+        for c in found[:_EXPLAINED]:
             both = "; ".join(
                 sorted({" and ".join(dict.fromkeys(p)) for p in c.patterns})
             )
             lines.append(
                 f"not at the same time: {c.left}, {c.right} (both touch {both})"
             )
+        if len(found) > _EXPLAINED:
+            lines.append("and more pairs: see Plan.conflicts()")
         people = list(personas)
         if people:
             lines += [self._explain_agent(task, people) for task in self]

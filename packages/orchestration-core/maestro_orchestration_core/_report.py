@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ._digest import digest
 from ._fold import RunView, Totals
-from ._journal import digest
 from ._messages import Reply
 from ._states import State
 

@@ -11,11 +11,11 @@ from ._agent import Agent
 from ._budget import Budget
 from ._gates import Gate
 from ._openai import OpenAICompatible
+from ._orchestrator import Orchestrator
 from ._persona import Persona, PersonaRegistry, read_settings
 from ._plan import Plan
 from ._prices import PriceTable
 from ._processes import subprocess_agent
-from ._run import Orchestrator
 from ._worktrees import Worktrees
 from .errors import SettingsError, did_you_mean
 

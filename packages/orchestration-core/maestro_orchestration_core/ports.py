@@ -1,12 +1,12 @@
 """What this package asks of others; each has a default here."""
 
 from ._context import Strategy
-from ._journal import EventStore
 from ._leases import LeaseStore
+from ._log import EventStore
 from ._messages import Model
 from ._prices import Prices
+from ._session import Workspace
 from ._throttle import CallPolicy
-from ._turn import Workspace
 
 __all__ = [
     "CallPolicy",

@@ -76,7 +76,7 @@ CHILD = textwrap.dedent(
     def once(k, fault):
         maestro = build(k)
         if not fault:
-            maestro._fault = None
+            maestro.fault = None
         report = asyncio.run(maestro.run(plan, run_id="r"))
         json.dump([report.digest, report.why(), report.status],
                   open(f"{folder}/{k}.json", "w"))
