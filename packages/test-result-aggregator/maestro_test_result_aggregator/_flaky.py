@@ -213,14 +213,15 @@ class Panel:
     def verdict(self, row: str, *, enough: int = 10) -> Verdict:
         """Return everything that is to be said of a row."""
         ran = row.replace("-", "")
-        failures = ran.count("F")
-        isolated = _isolated(ran)
-        same = self._disagreements(row)
-        recovered = ran.count("r")
-        own = sum(
-            mark == "F" and not outage
+        failures, recovered = ran.count("F"), ran.count("r")
+        # What failed in an outage is no failure of the test's own.
+        own = "".join(
+            mark
             for mark, outage in zip(row, self.outages, strict=True)
+            if mark != "-" and not (mark == "F" and outage)
         )
+        isolated, same = _isolated(own), self._disagreements(row)
+        other = failures - own.count("F")
         evidence = []
         if isolated:
             evidence.append(f"failed alone {isolated}x")
@@ -228,12 +229,13 @@ class Panel:
             evidence.append(f"same commit disagreed {same}x")
         if recovered:
             evidence.append(f"recovered on retry {recovered}x")
-        if own < failures:
-            evidence.append(f"{failures - own} failures in outages")
+        if other:
+            evidence.append(f"failed in an outage {other}x")
         score = self.score(row)
         return Verdict(
             score=score, rate=wilson(failures, len(ran)), evidence=tuple(evidence),
-            class_=_class(ran, score, own=own, direct=same + recovered, isolated=isolated, enough=enough),
+            class_="outage" if other == failures > 0 == same + recovered
+            else _class(own, score, direct=same + recovered, isolated=isolated, enough=enough),
             isolated=isolated, failures=failures, seen=len(ran),
         )  # fmt: skip
 
@@ -349,24 +351,22 @@ def _isolated(ran: str) -> int:
 
 
 def _class(
-    ran: str, score: float, *, own: int, direct: int, isolated: int, enough: int
+    own: str, score: float, *, direct: int, isolated: int, enough: int
 ) -> FlakeClass:
-    failures = ran.count("F")
+    failures = own.count("F")
     if direct and score >= 0.5:
         return "flaky"
     if not failures:
-        return "healthy" if len(ran) >= enough else "not-enough-data"
-    if not own:
-        return "outage"
-    if ran.endswith("F") and failures == len(ran) - len(ran.rstrip("F")):
+        return "healthy" if len(own) >= enough else "not-enough-data"
+    if own.endswith("F") and failures == len(own) - len(own.rstrip("F")):
         return "new-failure" if failures == 1 else "broken"
-    if len(ran) < enough:
+    if len(own) < enough:
         return "not-enough-data"
     if isolated == failures == 1:  # may be a quick repair
         return "not-enough-data"
     if score >= 0.5 and isolated:
         return "flaky" if isolated > 1 else "not-enough-data"
-    return "broken" if ran.endswith("F") else "fixed"
+    return "broken" if own.endswith("F") else "fixed"
 
 
 def learned(

@@ -51,6 +51,9 @@ def test_a_failure_in_an_outage_is_no_flake():
     assert [share > 0 for share in shares] == [False] * 20 + [True] + [False] * 20
     history = [Point(failed=i == 20, outage=s) for i, s in enumerate(shares)]
     assert judge(history).class_ == "outage"
+    assert judge(history).evidence == ("failed in an outage 1x",)
+    later = [*history[:-1], Point(failed=True)]  # and then fails by itself
+    assert judge(later).class_ == "new-failure"
     assert judge(history).score < judge(points("." * 20 + "F" + "." * 20)).score
 
 

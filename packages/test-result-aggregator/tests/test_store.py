@@ -108,7 +108,7 @@ def test_a_full_disk_keeps_nothing_of_the_run(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    with child(path, "second", 200_000, preexec_fn=limit) as process:
+    with child(path, "second", 20_000, preexec_fn=limit) as process:
         said = process.stdout.read()
     assert process.returncode == 4
     assert "HistoryError" in said
