@@ -60,6 +60,9 @@ def publish(
     index.expect_password()
     try:
         run(wanted, needs, lambda file: send(file, folder, index), done)
+    except Conflict:
+        missing_files(wanted, index)  # raises one that names all such files
+        raise
     except _Interrupted as error:
         published = len(wanted) - len(missing_files(wanted, index))
         raise IndexUnreachable(

@@ -373,14 +373,13 @@ def test_other_bytes_that_appear_meanwhile_are_a_conflict(two, front, tmp_path_f
     other.package("alpha", code="OTHER = 1\n")
     other.package("beta", code="OTHER = 2\n")
     other.environment["MAESTRO_INDEX_URL"] = front.behind
-    started = []
+    meanwhile, outputs = threading.Lock(), []
 
-    def answer(number):
-        if not started:
-            started.append(number)
-            process = other.start("publish", "--no-verify")
-            assert process.wait(60) == 0
-            process.stdout.close()
+    def answer(_number):
+        with meanwhile:  # nothing of ours arrives before all of the other's has
+            if not outputs:
+                process = other.start("publish", "--no-verify")
+                outputs.append(process.communicate(timeout=60)[0])
 
     front.answer = answer
     done = two.release("publish", "--no-verify", "--json")

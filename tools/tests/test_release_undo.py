@@ -120,7 +120,16 @@ def test_a_half_done_release_is_finished_by_the_next_publish(two, front):
     assert json.loads(two.release("status", "--json").stdout)["half_done"] == []
 
 
-STEPS = ["index", "build", "compare", "check", "upload", "listed", "install", "extras"]
+STEPS = [
+    "index",
+    "build",
+    "compare",
+    "check",
+    "upload",
+    "listed",
+    "install",
+    "evidence",
+]
 
 
 def journal_of(checkout):
