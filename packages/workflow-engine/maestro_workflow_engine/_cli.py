@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import (
     DecisionNeededError,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._run import Run
     from ._workflow import Workflow
 
+_Verb = Callable[..., argparse.ArgumentParser]
 OK, FAILED, USAGE, WAITING, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 _EPILOG = """\
@@ -84,7 +85,18 @@ def _complain(args: argparse.Namespace, error: Exception, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Given(NamedTuple):
+    """Options that several verbs share."""
+
+    shared: argparse.ArgumentParser
+    journal: argparse.ArgumentParser
+    target: argparse.ArgumentParser
+    engine: argparse.ArgumentParser
+    one: argparse.ArgumentParser
+    output: argparse.ArgumentParser
+
+
+def _given() -> _Given:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print JSON")
     journal = argparse.ArgumentParser(add_help=False)
@@ -109,7 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("run")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("-o", "--output", help="the file to write; default: print")
+    return _Given(shared, journal, target, engine, one, output)
 
+
+def _parser() -> argparse.ArgumentParser:
+    given = _given()
     parser = argparse.ArgumentParser(
         prog="maestro-workflow",
         description="Plan, run, watch and resume workflows.",
@@ -123,36 +139,55 @@ def _parser() -> argparse.ArgumentParser:
         *parents: argparse.ArgumentParser,
     ) -> argparse.ArgumentParser:  # fmt: skip
         made = verbs.add_parser(
-            name, help=about, description=about, parents=[shared, *parents], epilog=_EPILOG,
+            name, help=about, description=about, parents=[given.shared, *parents], epilog=_EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         made.set_defaults(verb=call)
         return made
 
-    verb("validate", _validate, "check a workflow, telling everything wrong", target)
-    plan = verb("plan", _plan, "forecast a run", target)
+    _add_running(verb, given)
+    _add_reading(verb, given)
+    return parser
+
+
+def _add_running(verb: _Verb, given: _Given) -> None:
+    """Add the verbs that plan and run, and that speak to a run."""
+    verb(
+        "validate",
+        _validate,
+        "check a workflow, telling everything wrong",
+        given.target,
+    )
+    plan = verb("plan", _plan, "forecast a run", given.target)
     plan.add_argument("--workers", default="1,2,4,8", help="default: %(default)s")
     plan.add_argument("--search", type=int, default=0, help="schedules to try")
     plan.add_argument(
         "--tiers", action="store_true", help="show each step's tier and why"
     )
     plan.add_argument("--journal", help="take durations from this journal")
-    run = verb("run", _run, "run a workflow", target, engine, journal)
+    run = verb("run", _run, "run a workflow", given.target, given.engine, given.journal)
     run.add_argument("--run", help="a name for the run")
-    status = verb("status", _status, "show runs, one run, or why a step is so", journal)
-    status.add_argument("run", nargs="?")
-    status.add_argument("--why", metavar="STEP", help="explain one step")
-    verb("watch", _watch, "follow a run until it is over", one, journal)
-    verb("pause", _tell, "let a live run start nothing new", one, journal).set_defaults(
-        message="pause"
-    )
+    verb("watch", _watch, "follow a run until it is over", given.one, given.journal)
+    verb(
+        "pause", _tell, "let a live run start nothing new", given.one, given.journal
+    ).set_defaults(message="pause")
     go_on = verb(
-        "continue", _continue, "go on after pause or a gate", one, engine, journal
+        "continue",
+        _continue,
+        "go on after pause or a gate",
+        given.one,
+        given.engine,
+        given.journal,
     )
     go_on.add_argument("--gate", action="append", default=[], help="the gate to pass")
-    verb("cancel", _cancel, "stop a run", one, journal)
+    verb("cancel", _cancel, "stop a run", given.one, given.journal)
     resume = verb(
-        "resume", _resume, "go on with a run that ended early", one, engine, journal
+        "resume",
+        _resume,
+        "go on with a run that ended early",
+        given.one,
+        given.engine,
+        given.journal,
     )
     resume.add_argument(
         "--workflow", metavar="TARGET", help="if it cannot be found again"
@@ -162,14 +197,47 @@ def _parser() -> argparse.ArgumentParser:
         resume.add_argument(
             f"--{decision}", action="append", default=[], metavar="STEP"
         )
-    verb("trace", _trace, "write a trace for Perfetto", one, output, journal)
-    verb("report", _report, "write a page with Gantt chart", one, output, journal)
-    export = verb("export", _export, "write a run as JSON Lines", one, output, journal)
-    del export
-    load = verb("import", _import, "add a run that was exported", journal)
+
+
+def _add_reading(verb: _Verb, given: _Given) -> None:
+    """Add the verbs that show and move what has been run, and the worker."""
+    status = verb(
+        "status", _status, "show runs, one run, or why a step is so", given.journal
+    )
+    status.add_argument("run", nargs="?")
+    status.add_argument("--why", metavar="STEP", help="explain one step")
+    verb(
+        "trace",
+        _trace,
+        "write a trace for Perfetto",
+        given.one,
+        given.output,
+        given.journal,
+    )
+    verb(
+        "report",
+        _report,
+        "write a page with Gantt chart",
+        given.one,
+        given.output,
+        given.journal,
+    )
+    verb(
+        "export",
+        _export,
+        "write a run as JSON Lines",
+        given.one,
+        given.output,
+        given.journal,
+    )
+    load = verb("import", _import, "add a run that was exported", given.journal)
     load.add_argument("file")
     compare = verb(
-        "compare", _compare, "show what changed between two runs", one, journal
+        "compare",
+        _compare,
+        "show what changed between two runs",
+        given.one,
+        given.journal,
     )
     compare.add_argument("other")
     serve = verb("worker", _worker, "run steps that an engine puts into Redis")
@@ -181,9 +249,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--stream", default="maestro:streams:steps")
     serve.add_argument("--lease", type=float, default=5.0, help="seconds (default: 5)")
     serve.add_argument("--concurrency", type=int, default=1)
-    graph = verb("graph", _graph, "draw a workflow", target, output)
+    graph = verb("graph", _graph, "draw a workflow", given.target, given.output)
     graph.add_argument("--format", choices=("mermaid", "dot", "svg"), default="mermaid")
-    return parser
 
 
 def _built(args: argparse.Namespace) -> Workflow:
