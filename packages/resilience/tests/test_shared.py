@@ -1,6 +1,7 @@
 """Breakers that share their state: in memory, and over a real Redis."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
@@ -286,6 +287,25 @@ def test_a_probe_whose_result_is_lost_for_good_frees_its_slot(redis_store):
 
     wait_until(recovered)
     wait_until(lambda: redis_store.load("x").state == "closed")
+
+
+def test_a_redis_that_hangs_for_a_moment_gets_the_result_of_a_probe(server):
+    store = RedisBreakerStore(server.url, timeout=0.5)
+    patient = RedisBreakerStore(server.url, timeout=10)  # to look on a busy machine
+    breaker = CircuitBreaker("x", minimum_calls=1, open_for=0.05, store=store)
+    fail(breaker)
+    wait_until(lambda: patient.load("x").state == "open")
+    time.sleep(0.06)
+    with capture() as events:
+        with breaker.guard():
+            server.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: any(type(e).__name__ == "StoreFailed" for e in events))
+        server.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: any(type(e).__name__ == "StoreRecovered" for e in events))
+    wait_until(lambda: patient.load("x").state == "closed")
+    wait_until(lambda: breaker.state is State.CLOSED)
+    store.close()
+    patient.close()
 
 
 def test_a_task_cancelled_while_it_asks_gives_its_probe_back():
