@@ -107,6 +107,19 @@ def from_ctrf(test: Mapping[str, Any]) -> TestResult:
         fields["tags"] = tuple(test["tags"])
     if test.get("parameters"):
         fields["parameters"] = dict(test["parameters"])
+    _read_parts(test, fields)
+    if extra.get("maestro.log"):
+        fields["log"] = extra["maestro.log"]
+    if extra.get("maestro.properties"):
+        fields["properties"] = dict(extra["maestro.properties"])
+    rest = {key: v for key, v in extra.items() if not key.startswith("maestro.")}
+    if rest:
+        fields["extra"] = rest
+    return make(fields)
+
+
+def _read_parts(test: Mapping[str, Any], fields: dict[str, Any]) -> None:
+    """Read what a test holds several of: attachments, attempts, steps."""
     if test.get("attachments"):
         fields["attachments"] = tuple(
             Attachment(
@@ -136,14 +149,6 @@ def from_ctrf(test: Mapping[str, Any]) -> TestResult:
             )
             for made in test["steps"]
         )
-    if extra.get("maestro.log"):
-        fields["log"] = extra["maestro.log"]
-    if extra.get("maestro.properties"):
-        fields["properties"] = dict(extra["maestro.properties"])
-    rest = {key: v for key, v in extra.items() if not key.startswith("maestro.")}
-    if rest:
-        fields["extra"] = rest
-    return make(fields)
 
 
 def document(results: Iterable[TestResult], *, tool: str) -> dict[str, Any]:
