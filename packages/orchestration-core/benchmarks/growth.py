@@ -1,4 +1,4 @@
-"""Tasks planned and run, turns journalled and resumed; run by `make bench`."""
+"""Tasks planned, run, resumed and added; turns asked; run by `make bench`."""
 
 import asyncio
 
@@ -18,11 +18,13 @@ def worker():
     return Agent(Persona(name="worker", capabilities={"w": 1}), lambda turn: "done")
 
 
-def tasks(count):
+def tasks(count, touching=False):
+    """Lanes that lean on each other; touching: all of a lane change one folder."""
     return [
         Task(
             f"t{n}", needs={"w"},
             after=[f"t{n - WIDTH}", f"t{n - WIDTH + 1}"] if n >= WIDTH else [],
+            touches=[f"lane{n % WIDTH}/**", f"src/{n}.py"] if touching else [],
         )
         for n in range(count)
     ]  # fmt: skip
@@ -31,6 +33,37 @@ def tasks(count):
 def plan(count, _):
     made = tasks(count)
     return lambda: Plan(made).explain()
+
+
+def plan_touching(count, _):
+    made = tasks(count, touching=True)
+    return lambda: Plan(made).explain()
+
+
+def run_crowded(count, folder):
+    """All are ready at once and half of them want the same file."""
+    made = Plan(
+        Task(f"t{n}", needs={"w"}, touches=["log.md"] if n % 2 else [f"{n}.py"])
+        for n in range(count)
+    )
+
+    def call():
+        maestro = Orchestrator([worker()], journal=folder / "runs.db")
+        assert asyncio.run(maestro.run(made, run_id="r")).ok
+
+    return call
+
+
+def resume(count, folder):
+    """Open a run of which all but the last task is done."""
+    made = Plan([*tasks(count), Task("last", needs={"w"}, approval="before")])
+
+    def call():
+        maestro = Orchestrator([worker()], journal=folder / "runs.db")
+        return asyncio.run(maestro.run(made, run_id="r"))
+
+    assert call().tasks["last"].state == "waiting"
+    return call
 
 
 def run(count, folder):
@@ -60,7 +93,10 @@ def turns_in_memory(count, folder):
 
 CASES = {
     "tasks planned and explained": ((300, 1_000, 3_000), plan),
+    "tasks that touch files planned": ((300, 1_000, 3_000), plan_touching),
     "tasks run with a journal": ((300, 1_000, 3_000), run),
+    "tasks run that want the same file": ((300, 1_000, 3_000), run_crowded),
+    "run resumed": ((300, 1_000, 3_000), resume),
     "turns in memory": ((500, 2_000, 8_000), turns_in_memory),
     "turns with a journal": ((500, 2_000, 8_000), turns),
 }

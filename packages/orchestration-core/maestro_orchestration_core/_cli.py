@@ -17,7 +17,7 @@ from ._fold import RunView
 from ._journal import Journal
 from ._leases import JournalLeases
 from ._metrics import compare, metrics, spans_json, text, to_csv
-from ._monitor import MonitorServer, draw, follow, read_run
+from ._monitor import MonitorServer, Watch, draw, follow
 from ._persona import PersonaRegistry
 from ._report import RunReport, report_of
 from ._settings import RunFile
@@ -237,7 +237,9 @@ def _watch(args: argparse.Namespace) -> int:
                 time.sleep(3600)
     with Journal(args.journal, create=False) as journal:
         run = _latest(journal, args.run)
-        view, events = read_run(journal, run)
+        watch = Watch(run)
+        watch.read(journal)
+        view, events = watch.view, watch.recent
     if args.follow:
         follow(args.journal, run, write=_write, tty=sys.stdout.isatty())
         return OK

@@ -94,40 +94,48 @@ def text(found: dict[str, Any]) -> str:
 
 
 def spans_json(events: Iterable[Event]) -> list[dict[str, Any]]:
-    """Return one span per run, task attempt and call, times in nanoseconds."""
-    found: list[dict[str, Any]] = []
-    started: dict[tuple[str, int, str], Event] = {}
+    """Return one span per run, task attempt and call, times in nanoseconds.
+
+    A span comes after the one that it is part of.
+    """
+    found: list[tuple[Event, dict[str, Any]]] = []
+    open_: dict[tuple[str, int, str], Event] = {}
     first: Event | None = None
     last: Event | None = None
     for event in events:
         first, last = first or event, event
-        key = (event.task, event.attempt, str(event.data.get("key", "")))
+        path = str(event.data.get("key", ""))
+        key = (event.task, event.attempt, path)
         if event.type in {"task.started", "turn.started"}:
-            started[key] = event
-        elif event.type in {"turn.completed", "turn.failed"} and key in started:
-            found.append(_call(started.pop(key), event))
-        elif (
-            event.type.startswith("task.")
-            and (event.task, event.attempt, "") in started
-        ):
-            begin = started.pop((event.task, event.attempt, ""))
-            found.append(_span(begin, event, f"invoke_agent {event.actor}", "run", {
-                "gen_ai.operation.name": "invoke_agent",
-                "gen_ai.agent.name": event.actor, "maestro.task": event.task,
-            }))  # fmt: skip
+            open_[key] = event
+        elif event.type in {"turn.completed", "turn.failed"} and key in open_:
+            begin = open_.pop(key)
+            caller = (*key[:2], path.rpartition(".")[0])
+            outer = open_.get(caller) or open_.get((*key[:2], "")) or first
+            found.append((begin, _call(begin, event, outer)))
+        elif event.type.startswith("task.") and (*key[:2], "") in open_:
+            begin = open_.pop((*key[:2], ""))
+            found.append((begin, _attempt(begin, event, first)))
     if first and last:
         name = f"invoke_workflow {first.run}"
         attributes = {"gen_ai.operation.name": "invoke_workflow"}
-        found.insert(0, _span(first, last, name, "", attributes))
-    return found
+        found.append((first, _span(first, last, name, None, attributes)))
+    return [span for _, span in sorted(found, key=lambda pair: pair[0].seq)]
 
 
-def _call(begin: Event, end: Event) -> dict[str, Any]:
+def _attempt(begin: Event, end: Event, outer: Event) -> dict[str, Any]:
+    return _span(begin, end, f"invoke_agent {end.actor}", outer, {
+        "gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": end.actor,
+        "maestro.task": end.task, "maestro.attempt": end.attempt,
+    })  # fmt: skip
+
+
+def _call(begin: Event, end: Event, outer: Event) -> dict[str, Any]:
     usage = end.data.get("usage", {})
     model = str(end.data.get("model", ""))
     tool = str(end.data.get("tool", ""))
     operation = "chat" if model else "execute_tool" if tool else "invoke_agent"
-    return _span(begin, end, f"{operation} {model or tool or end.actor}", end.task, {
+    return _span(begin, end, f"{operation} {model or tool or end.actor}", outer, {
         "gen_ai.operation.name": operation, "gen_ai.request.model": model,
         "gen_ai.tool.name": tool, "gen_ai.agent.name": end.actor,
         "gen_ai.usage.input_tokens": usage.get("in", 0),
@@ -136,16 +144,20 @@ def _call(begin: Event, end: Event) -> dict[str, Any]:
 
 
 def _span(
-    begin: Event, end: Event, name: str, parent: str, attributes: dict[str, Any]
+    begin: Event, end: Event, name: str, outer: Event | None, attributes: dict[str, Any]
 ) -> dict[str, Any]:
     failed = end.type.endswith(".failed")
     return {
         "traceId": hashlib.sha256(begin.run.encode()).hexdigest()[:32],
-        "spanId": hashlib.sha256(f"{begin.run}/{begin.seq}".encode()).hexdigest()[:16],
-        "parent": parent,
+        "spanId": _span_id(begin),
+        "parentSpanId": _span_id(outer) if outer else "",
         "name": name,
         "startTimeUnixNano": begin.at_ns,
         "endTimeUnixNano": end.at_ns,
         "status": "ERROR" if failed else "OK",
         "attributes": {k: v for k, v in attributes.items() if v != ""},
     }
+
+
+def _span_id(begin: Event) -> str:
+    return hashlib.sha256(f"{begin.run}/{begin.seq}".encode()).hexdigest()[:16]

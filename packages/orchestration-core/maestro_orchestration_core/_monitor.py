@@ -7,11 +7,12 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 from urllib.parse import parse_qs, urlsplit
 
 from ._events import Event
@@ -41,14 +42,26 @@ def lanes(spans: Sequence[Span]) -> list[list[Span]]:
     return found
 
 
-def read_run(journal: Journal, run: str) -> tuple[RunView, list[Event]]:
-    """Return a run's view and its last events."""
-    journal.require(run)
-    events = list(journal.events(run))
-    return RunView.of(run, events), events[-_RECENT:]
+@final
+class Watch:
+    """A run as its journal tells it so far; a look takes in only what is new."""
+
+    def __init__(self, run: str) -> None:
+        self.view = RunView(run)
+        self.recent: deque[Event] = deque(maxlen=_RECENT)
+
+    def read(self, journal: Journal) -> list[Event]:
+        """Take in the events since the last look; return them."""
+        if not self.view.last_seq:
+            journal.require(self.view.run)
+        new = list(journal.events(self.view.run, after=self.view.last_seq))
+        for event in new:
+            self.view.apply(event)
+        self.recent.extend(new)
+        return new
 
 
-def draw(view: RunView, events: Sequence[Event], *, width: int = 80) -> str:
+def draw(view: RunView, events: Collection[Event], *, width: int = 80) -> str:
     """Return the run as text: head, timeline, tasks, what waits, last events."""
     end = view.last_ns
     start = view.first_ns
@@ -73,7 +86,7 @@ def draw(view: RunView, events: Sequence[Event], *, width: int = 80) -> str:
         why = task.detail.split("\n")[0] or task.waits_for
         line = f"  {mark:10} {task.name:20} {task.agent:12} {why}"
         lines.append(line[:width].rstrip())
-    for event in events[-5:]:
+    for event in list(events)[-5:]:
         who = " ".join(x for x in (event.task, event.actor) if x)
         lines.append(f"  #{event.seq} {event.type} {who}"[:width])
     return "\n".join(lines)
@@ -118,38 +131,35 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Show a run until it ends: redrawn on a terminal, one line per event elsewhere."""
-    seen = 0
-    with Journal(path, create=False) as journal:
+    watch = Watch(run)
+    with Journal(path, read_only=True) as journal:
         while True:
-            view, _ = read_run(journal, run)
-            new = list(journal.events(run, after=seen))
+            # Asked first: what a run wrote before it ended is read after.
+            running = journal.is_running(run)
+            new, view = watch.read(journal), watch.view
             if tty:
                 size = shutil.get_terminal_size()
-                text = draw(view, new or [], width=size.columns)
+                text = draw(view, watch.recent, width=size.columns)
                 rows = text.split("\n")[: size.lines - 1]
                 write("\x1b[H" + "".join(f"{row}\x1b[K\n" for row in rows) + "\x1b[J")
             else:
                 for event in new:
-                    write(
-                        f"{event.seq} {event.type} {event.task} {event.actor}".rstrip()
-                        + "\n"
-                    )
-            seen = max(seen, view.last_seq)
-            if not journal.is_running(run) and view.status not in {
-                "started",
-                "resumed",
-            }:
+                    line = f"{event.seq} {event.type} {event.task} {event.actor}"
+                    write(f"{line.rstrip()}\n")
+            if not running and view.status not in {"started", "resumed"}:
                 return
             sleep(every)
 
 
-def state(journal: Journal, run: str) -> dict[str, Any]:
+def state(journal: Journal, watch: Watch) -> dict[str, Any]:
     """Return what the page shows, as plain data."""
-    view, events = read_run(journal, run)
+    watch.read(journal)
+    view = watch.view
+    every = len(view.burn) // 500 + 1
     return {
-        "run": run,
+        "run": view.run,
         "status": view.status,
-        "live": journal.is_running(run),
+        "live": journal.is_running(view.run),
         "start": view.first_ns / 1e6,
         "end": view.last_ns / 1e6,
         "total": view.total.to_json(),
@@ -169,11 +179,14 @@ def state(journal: Journal, run: str) -> dict[str, Any]:
              "active": t.state in ACTIVE}
             for t in view.tasks.values()
         ],
-        "burn": [[at / 1e6, tokens, usd / 1e6] for at, tokens, usd in view.burn[-500:]],
+        "burn": [
+            [at / 1e6, tokens, usd / 1e6]
+            for at, tokens, usd in reversed(view.burn[::-1][::every])
+        ],
         "warnings": [dict(e.data) for e in view.warnings],
         "events": [
             {"seq": e.seq, "type": e.type, "task": e.task, "actor": e.actor}
-            for e in reversed(events)
+            for e in reversed(watch.recent)
         ],
     }  # fmt: skip
 
@@ -183,10 +196,12 @@ class MonitorServer:
     """The page on a loopback port. Reads only; use it as a context."""
 
     def __init__(self, path: Path, *, port: int = 0) -> None:
-        Journal(path, create=False).close()
+        Journal(path, read_only=True).close()
 
         class Handler(_Handler):
             journal_path = path
+            watches: ClassVar[dict[str, Watch]] = {}
+            lock = threading.Lock()  # over watches
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
@@ -205,6 +220,8 @@ class MonitorServer:
 
 class _Handler(BaseHTTPRequestHandler):
     journal_path: Path
+    watches: ClassVar[dict[str, Watch]]
+    lock: threading.Lock
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -221,10 +238,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _state(self, query: dict[str, list[str]]) -> None:
         try:
-            with Journal(self.journal_path, create=False) as journal:
+            with self.lock, Journal(self.journal_path, read_only=True) as journal:
                 runs = [s.run for s in journal.runs()]
                 run = query.get("run", [runs[-1] if runs else ""])[0]
-                found = {**state(journal, run), "runs": runs}
+                watch = self.watches.get(run) or Watch(run)
+                found = {**state(journal, watch), "runs": runs}
+                self.watches[run] = watch
         except JournalError as error:
             self._send(
                 404, "application/json", json.dumps({"error": str(error)}).encode()

@@ -268,3 +268,34 @@ def test_a_cancelled_run_leaves_no_process(repository, git, tmp_path):
     assert len(found) == 2
     assert [identify(pid) for pid in found] == [None, None]
     assert left_behind(git, repository) == (0, [])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_run_cancelled_in_a_gate_leaves_no_checkout(repository, git, seed):
+    """Cancelled while the merged result is made, checked out or tested."""
+
+    async def main():
+        maestro = Orchestrator(
+            [agent(body=PROGRAM)],
+            workspace=Worktrees(repository),
+            gates=[Gate.command("sleep 60", on="merged")],
+        )
+        async with maestro.start(Plan([Task("a", write("a.txt", "A"))])) as run:
+            async for _ in run.events({"task.gating"}):
+                await asyncio.sleep(random.Random(seed).random() / 5)
+                await run.cancel()
+            return await run.result()
+
+    report = asyncio.run(main())
+    assert report.tasks["a"].reason == "user"
+    assert left_behind(git, repository) == (0, [])
+    assert "a.txt" in git(
+        repository, "ls-tree", "--name-only", "-r", *kept(git, repository)
+    )
+
+
+def kept(git, repository):
+    """Return the refs of work that was not merged."""
+    return git(
+        repository, "for-each-ref", "--format=%(refname)", "refs/maestro"
+    ).split()
