@@ -88,7 +88,7 @@ def measure(folder: Path, *, full: bool) -> dict[str, Any]:
         print(f"bench: {folder.name}: {name}", flush=True)
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "rows.json"
-            command = [python, "-P", *words, "--json", out]
+            command: list[Any] = [python, "-P", *words, "--json", out]
             command += [] if full else ["--short"]
             code, used = run_script(command, Path(scratch))
             scripts.append({"name": name, **used})
@@ -102,6 +102,7 @@ def measure(folder: Path, *, full: bool) -> dict[str, Any]:
         rows += import_rows(folder, python)
     return {
         "v": 1,
+        "name": folder.name,
         "rows": rows,
         "scripts": scripts,
         "failed": failed,
@@ -131,7 +132,7 @@ def run_script(command: list[Any], scratch: Path) -> tuple[int, dict[str, float]
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
     began = time.monotonic()
     process = subprocess.Popen(
-        [str(part) for part in command],
+        list(map(str, command)),
         cwd=scratch, env=environment, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     late = threading.Timer(TIMEOUT, process.kill)

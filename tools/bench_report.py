@@ -31,11 +31,8 @@ def number(value: float | None) -> str:
 
 
 def cells(entry: Row) -> list[str]:
-    """Return a row as text: work, peer, its figure, ours, ratio, target, met."""
+    """Return a row as text, as `HEAD` names the columns."""
     unit = entry.get("unit") or ""
-    met = {True: "yes", False: "no", None: "-"}[entry.get("met")]
-    sign = "at least " if entry.get("direction") == "higher" else "at most "
-    target = entry.get("target")
     return [
         str(entry["work"]),
         str(entry.get("peer") or "-"),
@@ -43,9 +40,20 @@ def cells(entry: Row) -> list[str]:
         f"{number(entry.get('ours'))} {unit}".strip(),
         number(entry.get("ratio")),
         number(entry.get("spread")),
-        sign + number(target) if target is not None else "-",
-        met,
+        target_of(entry) or "-",
+        {True: "yes", False: "no", None: "-"}[entry.get("met")],
     ]
+
+
+def target_of(entry: Row) -> str:
+    """Return a row's target: of the ratio, or of our figure where the row says so."""
+    target = entry.get("target")
+    if target is None:
+        return ""
+    sign = "at least" if entry.get("direction") == "higher" else "at most"
+    own = entry.get("target_of") == "ours" or entry.get("ratio") is None
+    unit = f" {entry.get('unit') or ''}".rstrip() if own else "x"
+    return f"{sign} {number(target)}{unit}"
 
 
 HEAD = ["work", "peer", "peer's figure", "ours", "ratio", "spread", "target", "met"]
@@ -76,8 +84,13 @@ def print_table(name: str, result: dict[str, Any]) -> None:
 
 
 def keep(name: str, result: dict[str, Any]) -> None:
-    """Write a package's rows and chart."""
+    """Write a package's rows and chart; say how they agree with those before."""
     RESULTS.mkdir(parents=True, exist_ok=True)
+    kept = RESULTS / f"{name}.json"
+    if kept.exists():
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        if before["mode"] == result["mode"]:
+            print(agreement(before, result))
     text = json.dumps(result, indent=1) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
     (RESULTS / f"{name}.svg").write_text(chart(name, result["rows"]), encoding="utf-8")
@@ -153,6 +166,8 @@ def write_tables(*, check: bool) -> int:
         readme = (folder if folder.is_dir() else ROOT / path.stem) / "README.md"
         before = readme.read_text(encoding="utf-8")
         if MARKS[0] not in before or MARKS[1] not in before:
+            differing.append(str(readme.relative_to(ROOT)))
+            print(f"bench: {differing[-1]} lacks the line {MARKS[0]!r} or {MARKS[1]!r}")
             continue
         head, _, rest = before.partition(MARKS[0])
         _, _, tail = rest.partition(MARKS[1])
@@ -170,19 +185,74 @@ def write_tables(*, check: bool) -> int:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return a README's table."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(cells(entry)) + " |" for entry in result["rows"]]
-    machine = result["machine"]
-    notes = [
+    """Return a README's table: a line for each work, with all its peers."""
+    works: dict[str, list[Row]] = {}
+    for entry in result["rows"]:
+        if entry.get("unit") != "slope" and not entry["work"].startswith("installed"):
+            works.setdefault(entry["work"], []).append(entry)
+    lines = ["| work | ours | peers: theirs, ours over theirs | target |"]
+    lines.append("|---|---|---|---|")
+    for work, rows in works.items():
+        unit = f" {rows[0].get('unit') or ''}".rstrip()
+        peers = "; ".join(
+            f"{row['peer']} {number(row['peer_value'])}{unit}, {number(row['ratio'])}x"
+            if row.get("peer_value")
+            else str(row["peer"])
+            for row in rows
+            if row.get("peer") and row["peer"] != "none"
+        )
+        lines.append(
+            f"| {work} | {number(rows[0].get('ours'))}{unit} | {peers} | {goals(rows)} |"
+        )
+    missed = [
         f"- {entry['work']}: {entry['note']}"
         for entry in result["rows"]
         if entry.get("note") and entry.get("met") is False
     ]
-    lines += ["", "Not met, and why:", "", *notes] if notes else []
-    lines.append("")
-    lines.append(
-        f"{machine['system']}, {machine['cores']} cores, Python {machine['python']}, "
-        f"{machine['date']}; `make bench`."
-    )
+    lines += ["", "Not met, and why:", "", *missed] if missed else []
+    machine = result["machine"]
+    lines += [
+        "",
+        (
+            f"{machine['system']}, {machine['cores']} cores, Python "
+            f"{machine['python']}, {machine['date']}; `make bench "
+            f"PACKAGE={result['name']}`."
+        ),
+    ]
     return "\n".join(lines)
+
+
+def goals(rows: list[Row]) -> str:
+    """Return the targets of one work; one that holds for our figure is said once."""
+    found: dict[str, None] = {}
+    for entry in rows:
+        goal = target_of(entry)
+        if goal:
+            own = entry.get("target_of") == "ours" or entry.get("ratio") is None
+            whose = "" if own or len(rows) == 1 else f" {entry['peer']}"
+            met = "met" if entry.get("met") else "missed"
+            found[f"{goal}{whose}: {met}"] = None
+    return "; ".join(found)
+
+
+def agreement(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Say how far the ratios of two runs agree, and name those that do not."""
+
+    def ratios(result: dict[str, Any]) -> dict[tuple[str, str], float]:
+        return {
+            (str(row["work"]), str(row["peer"])): row["ratio"]
+            for row in result["rows"]
+            if row.get("ratio")
+        }
+
+    old, new = ratios(before), ratios(now)
+    both = [key for key in new if key in old]
+    apart = [key for key in both if not 0.8 <= new[key] / old[key] <= 1.25]
+    names = "".join(
+        f"\n    {work} / {peer}: {number(old[work, peer])}, now {number(new[work, peer])}"
+        for work, peer in apart
+    )
+    return (
+        f"  {len(both) - len(apart)} of {len(both)} ratios are within 25 % of the kept "
+        f"run's{names}"
+    )

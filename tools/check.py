@@ -71,6 +71,7 @@ def checks(
             ("imports", ["lint-imports"]),
             ("links", ["lychee", "-q", "--offline", "--include-fragments", *documents]),
             ("policy", ["python", "-m", "policy"]),
+            ("tables", ["python", "tools/bench.py", "--tables", "--check"]),
         ]
     return found
 

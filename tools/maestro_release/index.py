@@ -6,12 +6,12 @@ nothing the file is downloaded and hashed.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import requests
@@ -20,6 +20,9 @@ from maestro_resilience import Retry
 from maestro_release.errors import IndexFault, IndexRefused, IndexUnreachable
 from maestro_release.pages import PublishedFile, html_files, json_files
 from maestro_release.settings import Settings
+
+if TYPE_CHECKING:
+    from maestro_release.upload import Uploader
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 AT_ONCE = 8  # requests that run side by side
@@ -209,32 +212,30 @@ class Index:
                 "MAESTRO_INDEX_PASSWORD, or a section [maestro] in .pypirc"
             )
 
-    def upload(
-        self, filename: str, content: bytes, fields: Sequence[tuple[str, str]]
-    ) -> requests.Response:
-        """Send one file as twine does; return the answer, whatever it says.
+    def upload(self, path: Path) -> requests.Response:
+        """Send one file with twine; return the answer, whatever it says.
 
         Raises:
             IndexUnreachable: none came; the index may have the file all the same.
         """
-        assert self.user is not None
-        assert self.password is not None
         limit = self._settings.upload_timeout
         try:
-            return self._session.post(
-                self.upload_url,
-                data=list(fields),
-                files={"content": (filename, content, "application/octet-stream")},
-                auth=(self.user, self.password),
-                timeout=limit,
-                allow_redirects=False,  # a POST would become a GET
-            )
+            return self._uploader.send(path)
         except requests.Timeout as error:
             text = f"{self.url} took no data for {limit:.0f} s"
             raise IndexUnreachable(text) from error
         except requests.RequestException as error:
             text = f"the connection to {self.url} broke ({reason(error)})"
             raise IndexUnreachable(text) from error
+
+    @cached_property
+    def _uploader(self) -> "Uploader":
+        from maestro_release.upload import Uploader  # twine takes its time to load
+
+        assert self.user is not None
+        assert self.password is not None
+        limit = self._settings.upload_timeout
+        return Uploader(self.upload_url, self.user, self.password, timeout=limit)
 
     def put_raw(self, path: str, content: bytes) -> None:
         """Store a file in the raw repository.

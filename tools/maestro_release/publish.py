@@ -6,6 +6,8 @@ says, or when none comes, the index is asked: a file that stands there with the
 planned hash is published, whoever put it there and however the answer got lost.
 """
 
+import contextlib
+import io
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +19,6 @@ from maestro_resilience import Retry
 from maestro_release.errors import Conflict, Difference, IndexFault, IndexUnreachable
 from maestro_release.index import TRANSIENT, Index
 from maestro_release.plan import Plan, PlannedFile
-from maestro_release.upload import form
 
 AT_ONCE = 4  # uploads that run side by side
 
@@ -59,7 +60,9 @@ def publish(
         return ()
     index.expect_password()
     try:
-        run(wanted, needs, lambda file: send(file, folder, index), done)
+        # twine prints "Uploading ..."; our own lines say when a file has arrived.
+        with contextlib.redirect_stdout(io.StringIO()):
+            run(wanted, needs, lambda file: send(file, folder, index), done)
     except Conflict:
         missing_files(wanted, index)  # raises one that names all such files
         raise
@@ -156,12 +159,10 @@ def send(file: PlannedFile, folder: Path, index: Index) -> None:
         IndexRefused: the index will not take it.
         _Interrupted: three attempts ended early.
     """
-    fields = form(folder / file.filename)
-    content = (folder / file.filename).read_bytes()
 
     def attempt() -> None:
         try:
-            response = index.upload(file.filename, content, fields)
+            response = index.upload(folder / file.filename)
         except IndexUnreachable as error:
             if missing_files([file], index):
                 raise _Interrupted(str(error)) from error

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib import import_module
 
 from packaging.version import Version
 
@@ -66,6 +67,10 @@ def gates_for(packages: Sequence[Package], workspace: Workspace) -> Iterator[Gat
     with Gates() as gates:
         if likely(packages, workspace.state / CHECKED):
             gates.start()
+            # Loading twine takes as long as the build, which runs in children.
+            threading.Thread(
+                target=import_module, args=["maestro_release.upload"], daemon=True
+            ).start()
         yield gates
 
 

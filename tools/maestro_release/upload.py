@@ -1,100 +1,72 @@
-"""The form in which a file is uploaded, and the answers to it.
+"""Sends one file with twine.
 
-The fields are those that twine sends, read from the file itself: servers of the
-legacy upload API, Nexus among them, take name, version and hashes from there.
+twine makes the form and the hashes and speaks with the server. Order, patience and
+progress are ours, see publish.py: twine would send one file after the other, wait
+for ever, and try again at once.
 """
 
-import hashlib
+import logging
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from packaging.metadata import parse_email
-from packaging.utils import parse_wheel_filename
+import requests
+from requests.adapters import HTTPAdapter
+from twine.exceptions import InvalidDistribution
+from twine.package import PackageFile
+from twine.repository import Repository
 
 from maestro_release.errors import GateFailed
 
-# packaging's plural names -> the names of the form.
-RENAMED = {
-    "platforms": "platform",
-    "supported_platforms": "supported_platform",
-    "license_files": "license_file",
-}
-UNSENT = frozenset({"import_names", "import_namespaces"})  # the form has no such field
+# twine lets these through.
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError)
 
 
-def form(path: Path) -> list[tuple[str, str]]:
-    """Return the fields of the form for a wheel or an sdist.
+class Uploader:
+    """Sends files to one address; for several threads."""
 
-    Raises:
-        GateFailed: the file has no metadata that can be read.
-    """
-    content = path.read_bytes()
-    raw, _ = parse_email(metadata(path))
-    fields: list[tuple[str, str]] = []
-    for key, value in raw.items():
-        if key not in UNSENT:
-            fields += [(RENAMED.get(key, key), text) for text in texts(key, value)]
-    wheel = path.name.endswith(".whl")
-    return [
-        *fields,
-        ("pyversion", python_tag(path.name) if wheel else "source"),
-        ("filetype", "bdist_wheel" if wheel else "sdist"),
-        ("sha256_digest", hashlib.sha256(content).hexdigest()),
-        ("blake2_256_digest", hashlib.blake2b(content, digest_size=32).hexdigest()),
-        (":action", "file_upload"),
-        ("protocol_version", "1"),
-    ]
+    def __init__(self, url: str, user: str, password: str, *, timeout: float) -> None:
+        self._to = (url, user, password)
+        self._timeout = timeout
+        self._mine = threading.local()  # a connection for each thread
+        # It would say again what the answer says.
+        logging.getLogger("twine.repository").setLevel(logging.ERROR)
 
+    def send(self, path: Path) -> requests.Response:
+        """Send a wheel or an sdist once; return the answer, whatever it says.
 
-def texts(key: str, value: Any) -> list[str]:
-    """Return one text for each field that a value of the metadata becomes."""
-    if key == "project_urls":
-        return [f"{name}, {url}" for name, url in value.items()]
-    if key == "keywords":
-        return [", ".join(value)]
-    return [value] if isinstance(value, str) else list(value)
+        twine prints a line for each file.
 
+        Raises:
+            GateFailed: the file has no metadata that can be read.
+            requests.RequestException: no answer came.
+        """
+        try:
+            package = PackageFile.from_filename(str(path), comment=None)
+        except (InvalidDistribution, *BROKEN) as error:
+            raise GateFailed(f"{path.name} cannot be read: {error}") from error
+        return self._repository().upload(package, max_redirects=1)
 
-def python_tag(filename: str) -> str:
-    """Return the Python part of a wheel's name: py3, or py2.py3."""
-    tags = {tag.interpreter for tag in parse_wheel_filename(filename)[3]}
-    return ".".join(sorted(tags))
+    def _repository(self) -> Repository:
+        if not hasattr(self._mine, "repository"):
+            repository = Repository(*self._to, disable_progress_bar=True)
+            repository.session.mount(self._to[0], _Patient(self._timeout))
+            self._mine.repository = repository
+        found: Repository = self._mine.repository
+        return found
 
 
-def metadata(path: Path) -> bytes:
-    """Return METADATA of a wheel or PKG-INFO of an sdist.
+class _Patient(HTTPAdapter):
+    """Waits only so long; tries once."""
 
-    Raises:
-        GateFailed: there is none, or the file is no archive.
-    """
-    try:
-        found = (
-            of_wheel(path) if path.name.endswith(".whl") else of_source_archive(path)
-        )
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise GateFailed(f"{path.name} cannot be read: {error}") from error
-    if found is None:
-        raise GateFailed(f"{path.name} holds no metadata")
-    return found
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
 
-
-def of_wheel(path: Path) -> bytes | None:
-    """Return METADATA of a wheel, None where there is none."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            folder, _, last = name.partition("/")
-            if folder.endswith(".dist-info") and last == "METADATA":
-                return archive.read(name)
-    return None
-
-
-def of_source_archive(path: Path) -> bytes | None:
-    """Return PKG-INFO of an sdist, None where there is none."""
-    with tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            if member.name.count("/") == 1 and member.name.endswith("/PKG-INFO"):
-                stream = archive.extractfile(member)
-                return stream.read() if stream else None
-    return None
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **settings: Any
+    ) -> requests.Response:
+        """Send with a limit on waiting for the server."""
+        return super().send(request, *args, **(settings | {"timeout": self._seconds}))
