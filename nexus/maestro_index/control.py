@@ -81,7 +81,8 @@ def ensure_running(root: Path, port: int = DEFAULT_PORT) -> Running:
 
     Args:
         root: the checkout; the index lives in its folder `.index`.
-        port: on loopback; 0 takes any free one.
+        port: on loopback; 0 takes any free one. An index of this checkout that runs
+            on another port than the default one is found without naming it.
 
     Raises:
         ControlFault: the port is taken by something else, or the start failed.
@@ -95,6 +96,8 @@ def ensure_running(root: Path, port: int = DEFAULT_PORT) -> Running:
         return describe(folder, state, started=False)
     elsewhere = int(state.get("port", port))
     if elsewhere != port and probe(elsewhere).instance == state["instance"]:
+        if port == DEFAULT_PORT:  # nobody asked for another one: it is found there
+            return describe(folder, state, started=False)
         raise ControlFault(
             f"the index of this checkout runs on port {elsewhere}, not on {port}: "
             "stop it with `maestro-index stop`, or set MAESTRO_INDEX_PORT="

@@ -128,3 +128,12 @@ def test_another_port_than_the_running_index_has_is_explained(tmp_path):
             control.ensure_running(tmp_path, port)
     finally:
         control.stop(tmp_path)
+
+
+def test_the_running_index_is_found_when_nobody_names_a_port(tmp_path):
+    running = control.ensure_running(tmp_path, 0)
+    try:
+        found = control.ensure_running(tmp_path)
+        assert (found.url, found.started) == (running.url, False)
+    finally:
+        control.stop(tmp_path)
