@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._agent import Agent, Tool
     from ._budget import Budget, Ledger
-    from ._context import Window
-    from ._events import Event
+    from ._context import Window, estimate_tokens
+    from ._fold import TRANSITIONS, State
     from ._gates import Gate, GateInput, GateResult
     from ._journal import Journal
-    from ._leases import JournalLeases
-    from ._messages import Model, Reply, Request, ToolCall, Usage
+    from ._log import Event
+    from ._messages import Model, Price, PriceTable, Reply, Request, ToolCall, Usage
     from ._openai import OpenAICompatible, openai_compatible
     from ._orchestrator import Orchestrator
     from ._patterns import (
@@ -29,43 +29,37 @@ if TYPE_CHECKING:
     )
     from ._persona import Persona, PersonaRegistry
     from ._plan import Plan, Task
-    from ._prices import Price, PriceTable
     from ._processes import run_process, subprocess_agent
     from ._report import RunReport
+    from ._retry import Child, Retry, Supervisor, Throttle
     from ._run import Run
     from ._session import LoopLimits
-    from ._states import TRANSITIONS, State
-    from ._supervise import Child, Supervisor
-    from ._throttle import Retry, Throttle
-    from ._tokens import estimate_tokens
+    from ._touches import JournalLeases
     from ._turn import Turn
     from ._worktrees import Worktrees
 
 _WHERE = {
+    "_retry": "Retry Throttle Child Supervisor",
+    "_messages": "Model Reply Request ToolCall Usage Price PriceTable",
+    "_touches": "JournalLeases",
+    "_report": "RunReport",
     "_agent": "Agent Tool",
+    "_worktrees": "Worktrees",
+    "_fold": "State TRANSITIONS",
+    "_context": "estimate_tokens Window",
+    "_log": "Event",
     "_budget": "Budget Ledger",
-    "_context": "Window",
-    "_events": "Event",
     "_gates": "Gate GateInput GateResult",
     "_journal": "Journal",
-    "_leases": "JournalLeases",
-    "_messages": "Model Reply Request ToolCall Usage",
     "_openai": "OpenAICompatible openai_compatible",
     "_patterns": "Said conversation debate group_chat handoff hierarchical parallel sequential",
     "_persona": "Persona PersonaRegistry",
     "_plan": "Plan Task",
-    "_prices": "Price PriceTable",
     "_processes": "run_process subprocess_agent",
-    "_report": "RunReport",
     "_orchestrator": "Orchestrator",
     "_run": "Run",
-    "_states": "State TRANSITIONS",
-    "_supervise": "Child Supervisor",
-    "_throttle": "Retry Throttle",
-    "_tokens": "estimate_tokens",
     "_session": "LoopLimits",
     "_turn": "Turn",
-    "_worktrees": "Worktrees",
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}
 

@@ -161,17 +161,6 @@ class Crossing:
     limit: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScopeStats:
-    """A snapshot of one scope."""
-
-    scope: str
-    mode: Mode
-    limits: Mapping[str, int]
-    spent: Mapping[str, int]
-    reserved: Mapping[str, int]
-
-
 @final
 class Ledger:
     """What was spent and reserved, per scope. One event loop, no threads."""
@@ -313,13 +302,3 @@ class Ledger:
         found.warned = {
             (u, s) for u, s in found.warned if u != unit or spent >= s * limit
         }
-
-    def stats(self) -> list[ScopeStats]:
-        """Return a snapshot of every scope that has limits."""
-        return [
-            ScopeStats(
-                scope=s.name, mode=s.mode, limits=dict(s.limits),
-                spent=dict(s.spent), reserved={k: v for k, v in s.reserved.items() if v},
-            )
-            for s in self._scopes.values()
-        ]  # fmt: skip

@@ -15,12 +15,11 @@ from typing import Any, Final
 from ._budget import Budget
 from ._fold import RunView
 from ._journal import Journal
-from ._leases import JournalLeases
-from ._metrics import compare, metrics, spans_json, text, to_csv
 from ._monitor import MonitorServer, Watch, draw, follow
 from ._persona import PersonaRegistry
-from ._report import RunReport, report_of
+from ._report import RunReport, compare, metrics, report_of, spans_json, text, to_csv
 from ._settings import RunFile
+from ._touches import JournalLeases
 from .errors import BudgetError, OrchestrationError, SettingsError
 
 _EXAMPLE: Final = """\
@@ -411,7 +410,7 @@ def _gc(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from ._doctor import examine
+    from ._settings import examine
 
     file = RunFile.load(args.file) if args.file else None
     found = examine(file, file.journal if file else args.journal)

@@ -5,12 +5,10 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from ._attempt import Attempt
-from ._board import Board
-from ._decisions import Decisions
-from ._fold import TaskView
-from ._leases import LeaseStore
+from ._board import Board, Decisions
+from ._fold import State, TaskView
 from ._plan import Task
-from ._states import State
+from ._touches import LeaseStore
 from .errors import (
     BudgetExceededError,
     InDoubtError,

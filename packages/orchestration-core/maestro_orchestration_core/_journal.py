@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
-from ._digest import dump
-from ._events import Event
-from ._log import RunLog
+from ._log import Event, RunLog, dump
 from .errors import (
     JournalError,
     JournalVersionError,

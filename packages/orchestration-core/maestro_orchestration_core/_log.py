@@ -1,19 +1,84 @@
-"""Where the events of one run go: into memory, or into the journal's file."""
+"""What happened in one run, and where it is kept: memory or the journal's file."""
 
+import fnmatch
 import hashlib
 import json
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, final
 
-from ._digest import dump
-from ._events import Event
 from .errors import JournalError, JournalWriteError
 
 if TYPE_CHECKING:
     from ._journal import Journal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One entry of the journal; `seq` is the only order that counts."""
+
+    seq: int
+    """Position in the run, from 1, without gaps."""
+    run: str
+    at_ns: int
+    """Wall clock, nanoseconds since 1970; may jump, never used for order."""
+    type: str
+    """Such as `task.completed` or `usage.recorded`."""
+    task: str = ""
+    attempt: int = 0
+    actor: str = ""
+    """Persona or person that caused it."""
+    v: int = 1
+    data: Mapping[str, Any]
+
+    def matches(self, patterns: Collection[str]) -> bool:
+        """Tell whether the type matches one of the patterns, such as `task.*`."""
+        return not patterns or any(fnmatch.fnmatchcase(self.type, p) for p in patterns)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the event as plain data."""
+        return {
+            "seq": self.seq,
+            "run": self.run,
+            "at_ns": self.at_ns,
+            "type": self.type,
+            "task": self.task,
+            "attempt": self.attempt,
+            "actor": self.actor,
+            "v": self.v,
+            "data": dict(self.data),
+        }
+
+
+# Kept: json.dumps makes an encoder per call when its options are not the defaults.
+_CANONICAL: Final = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":")
+)
+
+
+def dump(value: object) -> str:
+    """Return JSON in one canonical form, so that equal data has equal digests."""
+    return _CANONICAL.encode(value)
+
+
+def digest(value: object) -> str:
+    """Return a short SHA-256 over the canonical JSON of `value`."""
+    return _hash(dump(value))
+
+
+def pair_digest(left: str, right: str) -> str:
+    """Return `digest([left, right])`, at a third of the cost."""
+    return _hash(f"[{encode_basestring(left)},{encode_basestring(right)}]")
+
+
+def _hash(text: str) -> str:
+    # surrogatepass: an endpoint may answer with half of a surrogate pair.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
 
 _BLOB_OVER: Final = 8192
 _Row = tuple[str, int, int, str, str, int, str, int, str]
@@ -55,11 +120,10 @@ class MemoryLog:
         run: str = "memory",
         *,
         clock: Callable[[], int] = time.time_ns,
-        history: list[Event] | None = None,
     ) -> None:
         self._run = run
         self._clock = clock
-        self._events = list(history or ())
+        self._events: list[Event] = []
 
     def append(
         self,
@@ -72,15 +136,9 @@ class MemoryLog:
     ) -> Event:
         """Add an event."""
         event = Event(
-            seq=len(self._events) + 1,
-            run=self._run,
-            at_ns=self._clock(),
-            type=type,
-            task=task,
-            attempt=attempt,
-            actor=actor,
-            data=data,
-        )
+            seq=len(self._events) + 1, run=self._run, at_ns=self._clock(), type=type,
+            task=task, attempt=attempt, actor=actor, data=data,
+        )  # fmt: skip
         self._events.append(event)
         return event
 

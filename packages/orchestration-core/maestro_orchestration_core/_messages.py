@@ -1,12 +1,87 @@
-"""What goes to an agent and what comes back."""
+"""What goes to an agent, what comes back (checked against a schema), what it costs."""
 
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
+from typing import Any, Final, Protocol, final
 
-from ._schema import problems
-from .errors import OutputError
+from ._budget import usd_to_micro
+from .errors import OutputError, SettingsError
+
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,),
+    "integer": (int,), "number": (int, float), "null": (type(None),),
+}  # fmt: skip
+
+
+def problems(value: Any, schema: Mapping[str, Any], where: str = "$") -> list[str]:
+    """Return what is wrong with `value`, each with its path; empty when right.
+
+    Knows type, enum, const, properties, required, additionalProperties (false),
+    items, minItems, maxItems, minLength, maxLength, minimum, maximum, anyOf.
+    """
+    found = _type_problem(value, schema, where)
+    if found:
+        return found
+    if "enum" in schema and value not in schema["enum"]:
+        found.append(f"{where}: {value!r} is not one of {schema['enum']}")
+    if "const" in schema and value != schema["const"]:
+        found.append(f"{where}: expected {schema['const']!r}, got {value!r}")
+    if "anyOf" in schema and all(problems(value, s, where) for s in schema["anyOf"]):
+        found.append(f"{where}: fits none of {len(schema['anyOf'])} alternatives")
+    if isinstance(value, dict):
+        found += _object(value, schema, where)
+    elif isinstance(value, list):
+        found += _size(len(value), schema, where, "Items")
+        inner = schema.get("items")
+        if inner:
+            for n, item in enumerate(value):
+                found += problems(item, inner, f"{where}[{n}]")
+    elif isinstance(value, str):
+        found += _size(len(value), schema, where, "Length")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value < schema.get("minimum", value):
+            found.append(f"{where}: {value} is below {schema['minimum']}")
+        if value > schema.get("maximum", value):
+            found.append(f"{where}: {value} is above {schema['maximum']}")
+    return found
+
+
+def _type_problem(value: Any, schema: Mapping[str, Any], where: str) -> list[str]:
+    wanted = schema.get("type")
+    if wanted is None:
+        return []
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in names:
+        fits = isinstance(value, _TYPES.get(name, (object,)))
+        if fits and not (isinstance(value, bool) and name in {"integer", "number"}):
+            return []
+    return [f"{where}: expected {' or '.join(names)}, got {value!r:.60}"]
+
+
+def _object(value: dict[str, Any], schema: Mapping[str, Any], where: str) -> list[str]:
+    known = schema.get("properties", {})
+    found = [
+        f"{where}.{k}: missing" for k in schema.get("required", ()) if k not in value
+    ]
+    for key, item in value.items():
+        if key in known:
+            found += problems(item, known[key], f"{where}.{key}")
+        elif schema.get("additionalProperties") is False:
+            found.append(f"{where}.{key}: not expected")
+    return found
+
+
+def _size(n: int, schema: Mapping[str, Any], where: str, what: str) -> list[str]:
+    low, high = schema.get(f"min{what}"), schema.get(f"max{what}")
+    if low is not None and n < low:
+        return [f"{where}: {n} is fewer than {low}"]
+    if high is not None and n > high:
+        return [f"{where}: {n} is more than {high}"]
+    return []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,3 +202,84 @@ class Model(Protocol):
 
     async def complete(self, request: Request) -> Reply:
         """Answer with usage filled in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Dollars per million tokens, and per call."""
+
+    input: Decimal | str | float = 0
+    output: Decimal | str | float = 0
+    cached: Decimal | str | float | None = None
+    """For input tokens from the provider's cache; None: the input price."""
+    call: Decimal | str | float = 0
+
+    def cost_micro(self, usage: Usage) -> int:
+        """Return micro-dollars for a call, rounded up."""
+        fresh = usage.input_tokens - usage.cached_tokens
+        cached = self.input if self.cached is None else self.cached
+        # Dollars per million tokens are micro-dollars per token.
+        micro = (
+            Decimal(str(self.input)) * fresh
+            + Decimal(str(cached)) * usage.cached_tokens
+            + Decimal(str(self.output)) * usage.output_tokens
+        )
+        whole = int(micro.to_integral_value(ROUND_CEILING))
+        return whole + usd_to_micro(self.call) * usage.calls
+
+
+class Prices(Protocol):
+    """Where prices come from."""
+
+    def price(self, model: str) -> Price | None:
+        """Return the price of a model, None when unknown."""
+
+
+@final
+class PriceTable:
+    """Prices by model name, from code or from a file."""
+
+    def __init__(self, prices: Mapping[str, Price]) -> None:
+        self._prices = dict(prices)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PriceTable":
+        """Read a TOML file: one table per model with input, output, cached, call."""
+        try:
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            return cls({name: Price(**row) for name, row in data.items()})
+        except (ValueError, TypeError, OSError) as error:
+            raise SettingsError(
+                f"not a price table: {error}", source=str(path)
+            ) from error
+
+    @classmethod
+    def from_litellm(cls, path: str | Path) -> "PriceTable":
+        """Read the JSON price file that LiteLLM publishes (dollars per token)."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise SettingsError(
+                f"not a price file: {error}", source=str(path)
+            ) from error
+        return cls({k: _litellm(v) for k, v in data.items() if _priced(v)})
+
+    def price(self, model: str) -> Price | None:
+        """Return the price of a model, None when unknown."""
+        return self._prices.get(model)
+
+
+def _priced(row: Any) -> bool:
+    return isinstance(row, dict) and row.get("input_cost_per_token") is not None
+
+
+def _litellm(row: Mapping[str, Any]) -> Price:
+    def million(key: str) -> Decimal:
+        return Decimal(str(row.get(key) or 0)) * 1_000_000
+
+    cached = row.get("cache_read_input_token_cost")
+    return Price(
+        input=million("input_cost_per_token"),
+        output=million("output_cost_per_token"),
+        cached=million("cache_read_input_token_cost") if cached is not None else None,
+    )

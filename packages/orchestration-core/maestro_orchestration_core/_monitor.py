@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, final
 from urllib.parse import parse_qs, urlsplit
 
-from ._events import Event
-from ._fold import RunView, Span
+from ._fold import ACTIVE, RunView, Span, State
 from ._journal import Journal
-from ._states import ACTIVE, State
+from ._log import Event
 from .errors import JournalError
 
 _MARKS: Final = {

@@ -4,23 +4,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
-from ._agent import Agent, Tool
+from ._agent import Agent, Match, Tool, route
 from ._budget import Budget
-from ._events import Event
 from ._gates import Gate
 from ._journal import Journal, check_run_id
-from ._leases import LeaseStore
+from ._log import Event
+from ._messages import Price, Prices
 from ._plan import Plan, Task
-from ._prices import Price, Prices
 from ._report import RunReport
-from ._routing import Match, route
+from ._retry import Supervisor
 from ._run import Run
 from ._session import LoopLimits
-from ._supervise import Supervisor
+from ._touches import LeaseStore
 from ._worktrees import Worktrees
-from .errors import OrchestrationError, PersonaError, PlanError
+from .errors import PersonaError, PlanError
 
 
 @final
@@ -118,21 +117,6 @@ class Orchestrator:
         """Run a plan to its end, or until only people can go on."""
         async with self.start(plan, run_id=run_id) as run:
             return await run.result(wait=False)
-
-    def as_step(self, plan: Plan) -> Callable[..., Any]:
-        """Return an async function that runs the plan: one step of a workflow.
-
-        Called with `run_id=...` it resumes; it raises OrchestrationError with the
-        reasons unless every task completes.
-        """
-
-        async def step(*, run_id: str | None = None) -> dict[str, Any]:
-            report = await self.run(plan, run_id=run_id)
-            if not report.ok:
-                raise OrchestrationError(report.why())
-            return report.to_json()
-
-        return step
 
 
 def _new_id() -> str:

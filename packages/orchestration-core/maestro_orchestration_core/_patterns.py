@@ -15,8 +15,7 @@ from ._agent import Agent, Tool
 from ._budget import Budget, Ledger
 from ._journal import Journal
 from ._log import EventStore, MemoryLog
-from ._messages import Reply
-from ._prices import Price, Prices
+from ._messages import Price, Prices, Reply
 from ._session import Context, LoopLimits
 from ._turn import Turn
 from .errors import ContractError, NoAgentError, SettingsError, did_you_mean

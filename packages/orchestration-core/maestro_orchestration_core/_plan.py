@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Any, Final, Literal, final
 
+from ._agent import rank, route
 from ._budget import Budget
-from ._conflicts import Conflict, conflicts
-from ._digest import digest, dump
+from ._log import digest, dump
 from ._persona import Persona
-from ._routing import rank, route
 from ._schedule import Schedule
+from ._touches import Conflict, conflicts
 from .errors import NoAgentError, PlanCycleError, PlanError, did_you_mean
 
 Approval = Literal["", "before", "after", "both"]

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Self, final
 from ._board import Board
 from ._budget import Ledger
 from ._driver import Driver
-from ._events import Event
+from ._fold import ACTIVE, State
 from ._journal import Journal
-from ._leases import JournalLeases, LeaseStore
-from ._log import EventStore, MemoryLog
+from ._log import Event, EventStore, MemoryLog
 from ._plan import Plan, Task
 from ._processes import reap
 from ._report import RunReport, report_of
 from ._session import Context
-from ._states import ACTIVE, State
+from ._touches import JournalLeases, LeaseStore
 from .errors import JournalError, PlanMismatchError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, final
 
-from ._globs import overlap
+from ._touches import overlap
 
 if TYPE_CHECKING:
     from ._plan import Plan

@@ -8,12 +8,10 @@ from typing import Any, Protocol, final
 
 from ._agent import Tool
 from ._budget import Crossing, Ledger, Reservation
-from ._events import Event
-from ._log import EventStore, MemoryLog
-from ._messages import Usage
+from ._context import Calibration
+from ._log import Event, EventStore, MemoryLog
+from ._messages import Price, Prices, Usage
 from ._persona import Persona
-from ._prices import Price, Prices
-from ._tokens import Calibration
 from .errors import (
     BudgetExceededError,
     LoopError,

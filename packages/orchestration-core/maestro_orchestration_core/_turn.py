@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from ._agent import Agent, Tool
-from ._call import Call, answer
-from ._converse import converse
-from ._digest import digest, pair_digest
+from ._call import Call, answer, converse
+from ._log import digest, pair_digest
 from ._messages import Reply, Usage, as_reply, structured
 from ._session import Context, Workspace
 from .errors import GuardError, LoopError, SettingsError, did_you_mean

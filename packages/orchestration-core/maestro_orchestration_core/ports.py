@@ -1,12 +1,11 @@
 """What this package asks of others; each has a default here."""
 
 from ._context import Strategy
-from ._leases import LeaseStore
 from ._log import EventStore
-from ._messages import Model
-from ._prices import Prices
+from ._messages import Model, Prices
+from ._retry import CallPolicy
 from ._session import Workspace
-from ._throttle import CallPolicy
+from ._touches import LeaseStore
 
 __all__ = [
     "CallPolicy",

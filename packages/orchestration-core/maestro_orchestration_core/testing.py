@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, final
 
-from ._leases import LeaseStore
+from ._context import estimate_tokens, message_tokens
 from ._messages import Reply, Request, Usage
-from ._throttle import CallPolicy
-from ._tokens import estimate_tokens, message_tokens
+from ._retry import CallPolicy
+from ._touches import LeaseStore
 from .errors import LeaseError, ModelError, OrchestrationError
 
 __all__ = ["CallPolicyChecks", "LeaseStoreChecks", "ScriptedModel", "UnusedStepsError"]

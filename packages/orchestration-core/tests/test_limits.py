@@ -27,8 +27,13 @@ from maestro_orchestration_core import (
     errors,
     estimate_tokens,
 )
-from maestro_orchestration_core._context import drop_tool_results, sliding, summarise
-from maestro_orchestration_core._tokens import Calibration, message_tokens
+from maestro_orchestration_core._context import (
+    Calibration,
+    drop_tool_results,
+    message_tokens,
+    sliding,
+    summarise,
+)
 from maestro_orchestration_core.testing import ScriptedModel
 
 from .conftest import agent

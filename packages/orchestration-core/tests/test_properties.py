@@ -12,8 +12,12 @@ from maestro_orchestration_core import (
     Window,
     errors,
 )
-from maestro_orchestration_core._context import drop_tool_results, sliding, summarise
-from maestro_orchestration_core._tokens import message_tokens
+from maestro_orchestration_core._context import (
+    drop_tool_results,
+    message_tokens,
+    sliding,
+    summarise,
+)
 
 AMOUNT = st.integers(0, 50)
 

@@ -18,11 +18,15 @@ from maestro_orchestration_core import (
     Task,
     errors,
 )
-from maestro_orchestration_core._conflicts import overlapping
 from maestro_orchestration_core._fold import RunView
-from maestro_orchestration_core._globs import literal_head, overlap, overlaps
-from maestro_orchestration_core._metrics import spans_json
 from maestro_orchestration_core._monitor import Watch
+from maestro_orchestration_core._report import spans_json
+from maestro_orchestration_core._touches import (
+    literal_head,
+    overlap,
+    overlapping,
+    overlaps,
+)
 
 from .conftest import agent
 

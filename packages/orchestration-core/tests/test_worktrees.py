@@ -17,7 +17,7 @@ from maestro_orchestration_core import (
     errors,
     subprocess_agent,
 )
-from maestro_orchestration_core._git import Git
+from maestro_orchestration_core._worktrees import Git
 
 from .conftest import agent
 

@@ -7,8 +7,8 @@ prompts or answers.
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from maestro_orchestration_core._events import Event
 from maestro_orchestration_core._journal import Journal
+from maestro_orchestration_core._log import Event
 
 try:
     from maestro_audit_logger import Actor, AuditLogger

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Final, final
 
-from maestro_orchestration_core._globs import overlap
+from maestro_orchestration_core._touches import overlap
 from maestro_orchestration_core.errors import LeaseError
 
 try:

@@ -5,6 +5,7 @@ from typing import Any
 
 from maestro_orchestration_core._orchestrator import Orchestrator
 from maestro_orchestration_core._plan import Plan
+from maestro_orchestration_core.errors import OrchestrationError
 
 try:
     from maestro_workflow_engine import Step, StepContext, step
@@ -29,12 +30,13 @@ def as_step(
         name: The step's name.
         options: As for `maestro_workflow_engine.step`.
     """
-    run = maestro.as_step(plan)
 
     async def agents(ctx: StepContext) -> dict[str, Any]:
         whole = f"{ctx.run_id}/{ctx.step}"
         digest = hashlib.sha256(whole.encode()).hexdigest()[:16]
-        result: dict[str, Any] = await run(run_id=f"w-{digest}")
-        return result
+        report = await maestro.run(plan, run_id=f"w-{digest}")
+        if not report.ok:
+            raise OrchestrationError(report.why())
+        return report.to_json()
 
     return step(name=name, **options)(agents)
