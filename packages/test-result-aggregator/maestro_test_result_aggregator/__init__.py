@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from ._model import Attachment, Attempt, Counts, Diagnostic, Outcome, Step, TestResult
 from .errors import (
     HistoryError,
+    InvalidArgument,
     ReportError,
     ResultsError,
     RulesError,
@@ -56,6 +57,7 @@ __all__ = [
     "History",
     "HistoryError",
     "Interval",
+    "InvalidArgument",
     "Merged",
     "Outcome",
     "Owners",

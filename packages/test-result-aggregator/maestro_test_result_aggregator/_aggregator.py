@@ -13,14 +13,14 @@ from ._flaky import FlakeClass, Priors
 from ._gate import Gate
 from ._judged import Flake, judged
 from ._model import Diagnostic, TestResult
-from ._read import expand, read_all
+from ._read import found, read_all
 from ._rules import GateRules, Owners, Quarantine
 from ._run import Run
 from ._runs import Execution, RunInfo
 from ._sharding import split
 from ._stats import DurationChange, duration_change
 from ._store import History
-from .errors import RunNotFound
+from .errors import InvalidArgument, RunNotFound
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -35,6 +35,12 @@ class TestResultAggregator:
         clock: Seconds since 1970.
         priors: What the flakiness score starts from.
         owners: A CODEOWNERS file.
+        baseline: The branch that runs are compared with: a failure is old if the
+            newest run of this branch has it too. Without it, `main` or `master`.
+
+    Raises:
+        InvalidArgument: One of these is of a wrong type.
+        HistoryError: The file cannot be used as a history.
     """
 
     __test__ = False
@@ -46,7 +52,11 @@ class TestResultAggregator:
         clock: Callable[[], float] = time.time,
         priors: Priors | None = None,
         owners: str | os.PathLike[str] | None = None,
+        baseline: str | None = None,
     ) -> None:
+        if not isinstance(store, str | os.PathLike | History | None):
+            raise InvalidArgument("store", "a file or a History", store)
+        self.trunk = _trunk(baseline)
         self.store = (
             store
             if isinstance(store, History)
@@ -84,14 +94,15 @@ class TestResultAggregator:
         """Read reports into the history as one run, or as one shard of a run.
 
         All or nothing, also when the process is killed. The same files again change
-        nothing. Reports that cannot be read are told in `Run.diagnostics`.
+        nothing. Reports that cannot be read are told in `Run.diagnostics`; the first
+        of `paths` is named in an error if none of them leads to a file.
 
         Args:
             paths: Files, folders, patterns (`out/**/*.xml`); any mix of formats.
-            run_id: Name of the run; without it, made from the content.
+            run_id: Name of the run; without it, made from content, commit and branch.
             started: Seconds since 1970; orders runs. Without it, now.
             commit: What was tested.
-            branch: Where; runs are compared within one.
+            branch: Where; failures are compared with those of the baseline branch.
             shard: Such as `2/8`, if the run comes in several calls.
             environment: Whatever tells runs apart, such as the operating system.
             format: Name of the format, if its content does not tell.
@@ -99,13 +110,14 @@ class TestResultAggregator:
             progress: Called with each file before it is read.
 
         Raises:
-            RunExists: The run is there with other content.
+            ReportError: There is no such file; nothing is kept.
+            RunExists: The run is there with other content, commit or branch.
             HistoryError: The store could not be written; nothing is kept.
         """
         told: list[Diagnostic] = []
-        files = expand(paths, told.append)
-        digest = _digest(files)
-        name = run_id or digest[:16]
+        files = found(paths, told.append)
+        digest = _digest(files, told)
+        name = run_id or _name(digest, commit, branch)
         added = self.store.record(
             read_all(files, told.append, progress, format=format),
             run_id=name, started=self._clock() if started is None else started,
@@ -203,16 +215,26 @@ class TestResultAggregator:
         return rows[:count]
 
     def regressions(
-        self, *, branch: str | None = None, last: int = 50, **limits: Any
+        self,
+        *,
+        branch: str | None = None,
+        last: int = 50,
+        until: RunInfo | None = None,
+        **limits: Any,
     ) -> list[DurationChange]:
         """Return tests that became slower or faster, largest change first.
 
         Args:
             branch: Only runs of this branch.
             last: Only the latest so many runs.
+            until: The last run to look at, instead of `branch`: those of its branch up
+                to it, and before them those of the branch that it is set against.
             limits: See `duration_change`: recent, factor, at_least, deviations.
         """
-        runs = self.store.runs(branch=branch, last=last)
+        if until is None:
+            runs = self.store.runs(branch=branch, last=last)
+        else:
+            runs = self._leading_to(until, last)
         order = {run.number: at for at, run in enumerate(runs)}
         series: dict[int, dict[int, float]] = {}
         for test, run, us in self.store.durations(runs):
@@ -225,6 +247,18 @@ class TestResultAggregator:
         names = self.store.keys([test for test, _ in found])
         changes = [replace(change, test=names[test][0]) for test, change in found]
         return sorted(changes, key=lambda c: (-abs(c.after - c.before), c.test))
+
+    def _leading_to(self, run: RunInfo, last: int) -> list[RunInfo]:
+        base = Run(self, run).base()
+        known = [
+            r
+            for r in self.store.runs()
+            if (r.started, r.number) <= (run.started, run.number)
+        ]
+        own = [r for r in known if r.branch == run.branch]
+        if base is None or base.branch == run.branch:
+            return own[-last:]
+        return [*(r for r in known if r.branch == base.branch), *own][-last:]
 
     def compare(
         self, base: str, head: str, *, factor: float = 1.5, at_least: float = 0.5
@@ -256,7 +290,7 @@ class TestResultAggregator:
             last: Runs to take durations from.
         """
         if by not in ("file", "test"):
-            raise ValueError(f"by must be 'file' or 'test', got {by!r}")
+            raise InvalidArgument("by", "'file' or 'test'", by)
         wanted = (
             list(tests)
             if tests is not None
@@ -272,6 +306,9 @@ class TestResultAggregator:
 
         Args:
             rules: `GateRules`, a mapping of their names, or a TOML file.
+
+        Raises:
+            RulesError: A rule that there is not, or a value that it cannot have.
         """
         if rules is None:
             rules = GateRules()
@@ -325,15 +362,33 @@ class TestResultAggregator:
         )
 
 
-def _digest(files: Sequence[Path]) -> str:
+def _trunk(baseline: object) -> tuple[str, ...]:
+    if baseline is None:
+        return ("main", "master")
+    if not isinstance(baseline, str) or not baseline:
+        raise InvalidArgument("baseline", "the name of a branch", baseline)
+    return (baseline,)
+
+
+def _name(digest: str, commit: str, branch: str) -> str:
+    """Make the name of a run; the same report of another commit is another run."""
+    if not commit and not branch:
+        return digest[:16]
+    whole = f"{digest}\0{commit}\0{branch}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(whole, digest_size=8).hexdigest()
+
+
+def _digest(files: Sequence[Path], missing: Sequence[Diagnostic]) -> str:
     made = hashlib.blake2b(digest_size=20)
+    for one in missing:
+        made.update(b"\0\0" + one.path.encode("utf-8", "replace"))
     for file in files:
         if str(file) == "-":  # what stdin holds is not known before it is read
             made.update(str(time.time_ns()).encode())
             continue
+        made.update(b"\0" + file.name.encode("utf-8", "replace"))
         try:
             with file.open("rb") as stream:
-                made.update(b"\0" + file.name.encode("utf-8", "replace"))
                 while chunk := stream.read(1 << 20):
                     made.update(chunk)
         except OSError:

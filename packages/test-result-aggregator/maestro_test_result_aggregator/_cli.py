@@ -20,7 +20,7 @@ example:
 exit codes:
   0  done; a gate is open
   1  a gate is closed
-  2  usage, or a file that says something wrong
+  2  usage, a file that says something wrong, or no report there at all
   3  a report could not be read in full (ingest, merge, convert); the rest was kept
   130  interrupted
 """
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run_(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        print("maestro-results: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,6 +70,13 @@ class _Add:
                 default=os.environ.get("MAESTRO_RESULTS_STORE", "maestro-results.db"),
                 metavar="FILE",
                 help="history file (default: $MAESTRO_RESULTS_STORE or %(default)s)",
+            )
+            made.add_argument(
+                "--baseline",
+                default=os.environ.get("MAESTRO_RESULTS_BASELINE"),
+                metavar="BRANCH",
+                help="the branch whose failures are old (default: "
+                "$MAESTRO_RESULTS_BASELINE, else main or master)",
             )
             made.add_argument("--owners", metavar="FILE", help="a CODEOWNERS file")
             made.add_argument(

@@ -19,10 +19,11 @@ from ._console import (
 )
 from ._html import sentence
 from ._model import Counts
-from ._read import expand, read_all
+from ._read import found, read_all
 from ._run import Run
 from ._wording import count, took
 from ._write import merge, write_report
+from .errors import ResultsError
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def ingest_command(options: argparse.Namespace) -> int:
             raise ValueError(f"--env expects KEY=VALUE, got {pair!r}")
         environment[key] = value
     progress = Progress()
+    found(options.reports, lambda _: None)  # before a history is made for nothing
     with open_history(options, new=True) as agg:
         run = agg.ingest(
             options.reports, run_id=options.run, commit=options.commit, branch=options.branch,
@@ -53,7 +55,7 @@ def ingest_command(options: argparse.Namespace) -> int:
         else:
             known = "" if run.added else " (was there already)"
             print(
-                f"run {run.run_id}{known}: {counted(run.counts)}; {len(run.new_failures)} new failures"
+                f"run {run.run_id}{known}: {counted(run.counts)}; {count(len(run.new_failures), 'new failure')}"
             )
         return tell(run.diagnostics)
 
@@ -82,9 +84,7 @@ def merge_command(options: argparse.Namespace) -> int:
 def convert_command(options: argparse.Namespace) -> int:
     told: list[Any] = []
     results = list(
-        read_all(
-            expand(options.report, told.append), told.append, format=options.format
-        )
+        read_all(found(options.report, told.append), told.append, format=options.format)
     )
     write_report(results, options.output)
     counts = Counts.of(results)
@@ -256,6 +256,11 @@ def shard_command(options: argparse.Namespace) -> int:
         raise ValueError(f"--index must be 1 to {options.count}, got {options.index}")
     with open_history(options) as agg:
         made = agg.shards(options.count, by=options.by, tests=tests)
+        if not any(made):
+            raise ResultsError(
+                f"{options.tests or options.store}: no tests to split: "
+                + ("the list is empty" if options.tests else "the latest run has none")
+            )
     if options.index is not None:
         made = [made[options.index - 1]]
     if options.json:

@@ -23,7 +23,9 @@ def open_history(
         raise ResultsError(
             f"{options.store}: no such history; `maestro-results ingest` makes it"
         )
-    agg = TestResultAggregator(options.store, owners=options.owners)
+    agg = TestResultAggregator(
+        options.store, owners=options.owners, baseline=options.baseline or None
+    )
     if options.quarantine:
         try:
             agg.quarantine.load(options.quarantine)

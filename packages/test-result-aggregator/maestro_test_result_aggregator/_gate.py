@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._rules import GateResult, GateRules
 from ._run import Run
+from .errors import InvalidArgument
 
 if TYPE_CHECKING:
     from ._aggregator import TestResultAggregator
@@ -18,8 +19,19 @@ class Gate:
     owner: "TestResultAggregator"
     rules: GateRules
 
-    def check(self, run: Run) -> GateResult:
-        """Say whether a run may pass, with a sentence for each broken rule."""
+    def check(self, run: Run | str) -> GateResult:
+        """Say whether a run may pass, with a sentence for each broken rule.
+
+        Args:
+            run: The run, or its name.
+
+        Raises:
+            RunNotFound: There is none of this name.
+        """
+        if isinstance(run, str):
+            run = self.owner.run(run)
+        elif not isinstance(run, Run):
+            raise InvalidArgument("run", "a Run or the name of one", run)
         quarantine = self.owner.quarantine
         every = [r.id for r in run.failed_results]
         held = {test for test in every if quarantine.active(test)}
@@ -37,6 +49,12 @@ class Gate:
             notes.append(
                 f"{_n(len(flakes), 'failure')} of known flaky tests left out of account"
             )
+        if failed and not self._comparable(run):
+            branches = " or ".join(self.owner.trunk)
+            notes.append(
+                f"no earlier run of branch {branches} to compare with: each failure "
+                "counts as new (baseline= or --baseline names another branch)"
+            )
         reasons = (
             *self._failures(run, failed, [test for test in failed if test in new]),
             *self._durations(run),
@@ -49,9 +67,13 @@ class Gate:
             ignored=(*(t for t in every if t in held), *sorted(flakes)),
         )  # fmt: skip
 
+    def _comparable(self, run: Run) -> bool:
+        trunk, base = self.owner.trunk, run.base()
+        return run.info.branch in trunk or (base is not None and base.branch in trunk)
+
     def _known_flakes(self, run: Run, failed: set[str]) -> set[str]:
         """Return those of the tests that were known as flaky before the run."""
-        before = run.previous() if self.rules.ignore_known_flakes and failed else None
+        before = run.base() if self.rules.ignore_known_flakes and failed else None
         if before is None:
             return set()
         known = self.owner.flaky(branch=before.branch, until=before)
@@ -78,14 +100,14 @@ class Gate:
                 f"took {run.duration:.1f} s, at most {rules.max_duration:g} s are allowed"
             )
         if rules.max_slower is not None:
-            changes = self.owner.regressions(branch=run.info.branch)
+            changes = self.owner.regressions(until=run.info)
             slower = [change.test for change in changes if change.ratio > 1]
             yield from _most("slower test", len(slower), rules.max_slower, slower)
 
     def _completeness(self, run: Run) -> Iterator[str]:
         rules, shards = self.rules, run.info.shards
         if rules.max_missing is not None:
-            base = run.previous()
+            base = run.base()
             gone = self.owner.compare(base.run_id, run.run_id).removed if base else ()
             yield from _most("missing test", len(gone), rules.max_missing, gone)
         if rules.require_shards is not None and len(shards) < rules.require_shards:

@@ -87,7 +87,7 @@ def sentence(run: "Run", gate: GateResult, runs: Sequence[RunInfo]) -> str:
         causes = sum(bool(set(c.tests) & new) for c in run.failures())
         parts.append(f"{count(len(new), 'new failure')}, {count(causes, 'cause')}")
     if gate.old_failures:
-        parts.append(f"{count(len(gate.old_failures), 'failure')} from before")
+        parts.append(f"{count(len(gate.old_failures), 'failure')} of the baseline too")
     if gate.ignored:
         parts.append(
             f"{count(len(gate.ignored), 'failure')} known as flaky or quarantined, ignored"
@@ -172,7 +172,7 @@ def _cluster(
     facts = [
         f"{count(len(c.tests), 'test')}, {fresh} new"
         if fresh
-        else f"{count(len(c.tests), 'test')}, failing before"
+        else f"{count(len(c.tests), 'test')}, failing on the baseline too"
     ]
     if c.owners:
         facts.append("owner " + escape(", ".join(c.owners)))

@@ -38,7 +38,7 @@ def summary(
         fresh = sum(t in new for t in one.tests)
         facts = [
             count(len(one.tests), "test"),
-            f"{fresh} new" if fresh else "failing before",
+            f"{fresh} new" if fresh else "failing on the baseline too",
         ]
         facts += [", ".join(one.owners)] if one.owners else []
         rows = "".join(f"  - {_code(t)}\n" for t in one.tests[:5])

@@ -16,15 +16,19 @@ _AT_ONCE = 50
 
 
 def executions(
-    history: "History", test: str, branch: str | None, before: RunInfo | None
+    history: "History",
+    test: str,
+    branches: Sequence[str] | None,
+    before: RunInfo | None,
 ) -> Iterator[Execution]:
     """Yield the executions of a test, latest first, some runs at a time."""
+    of = None if branches is None else json.dumps(list(branches))
     start, number = (before.started, before.number) if before else (math.inf, 0)
     while True:
         runs = history.rows(
-            "SELECT id, name, started, sha FROM run WHERE (? IS NULL OR branch = ?) AND (started, id) < (?, ?)"
+            "SELECT id, name, started, sha FROM run WHERE (? IS NULL OR branch IN (SELECT value FROM json_each(?))) AND (started, id) < (?, ?)"
             " ORDER BY started DESC, id DESC LIMIT ?",
-            (branch, branch, start, number, _AT_ONCE),
+            (of, of, start, number, _AT_ONCE),
         )
         if not runs:
             return
@@ -46,26 +50,35 @@ def executions(
         number, start = runs[-1][0], runs[-1][2]
 
 
-def streak(history: "History", test: str, run: RunInfo) -> tuple[bool, str, str]:
-    """Tell since when a test fails that fails in a run.
+def streak(
+    history: "History", test: str, run: RunInfo, trunk: Sequence[str]
+) -> tuple[bool, str, str]:
+    """Tell whether a test that fails in a run failed on the trunk before, and since when.
 
-    Looks at runs of the run's branch, or at all if the test never ran there before.
+    Only the trunk excuses a failure, at its newest run of the test. What failed before
+    on the run's own branch, on any other, or at the same commit does not: else a gate
+    would open when the same run comes a second time.
 
     Returns:
-        Whether it failed in its run before too; name and commit of the first run since
-        which it always failed.
+        Whether it failed on the trunk too; name and commit of the first run since
+        which it always failed, there or else on the run's own branch.
     """
-    first, old = (run.run_id, run.commit), False
-    for branch in (run.branch, None):
-        seen = False
-        for one in executions(history, test, branch, run):
-            seen = True
+    if run.branch not in trunk:
+        since = None
+        for one in executions(history, test, trunk, run):
+            if run.commit and one.commit == run.commit:
+                continue
             if one.outcome not in FAILURES:
                 break
-            first, old = (one.run_id, one.commit), True
-        if seen:
+            since = (one.run_id, one.commit)
+        if since is not None:
+            return True, *since
+    first = (run.run_id, run.commit)
+    for one in executions(history, test, (run.branch,), run):
+        if one.outcome not in FAILURES:
             break
-    return old, *first
+        first = (one.run_id, one.commit)
+    return False, *first
 
 
 def failing(

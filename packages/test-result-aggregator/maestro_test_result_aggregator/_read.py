@@ -19,7 +19,7 @@ from ._robot import read_robot
 from ._source import CHUNK, Source
 from ._subunit import SIGNATURE, read_subunit
 from ._tap import read_tap
-from .errors import ReportError, did_you_mean
+from .errors import InvalidArgument, ReportError, did_you_mean
 
 Reader = Callable[[Source], Iterator[TestResult]]
 Told = Callable[[Diagnostic], None]
@@ -172,8 +172,12 @@ def expand(
     """Return the files that patterns, folders and names stand for, sorted, each once."""
     if isinstance(patterns, str | os.PathLike):
         patterns = [patterns]
+    if not isinstance(patterns, Iterable):
+        raise InvalidArgument("paths", "files, folders or patterns", patterns)
     found: dict[Path, None] = {}
     for pattern in patterns:
+        if not isinstance(pattern, str | os.PathLike):
+            raise InvalidArgument("paths", "a file, folder or pattern", pattern)
         path = Path(pattern)
         if path.is_dir():
             files = sorted(
@@ -186,16 +190,42 @@ def expand(
             names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207
             files = sorted(p for p in map(Path, names) if p.is_file())
         if not files:
-            told(
-                Diagnostic(
-                    path=str(pattern),
-                    message="no such file, and the pattern matches none",
-                )
-            )
+            told(Diagnostic(path=str(pattern), message=_missing(path)))
         found.update(
             dict.fromkeys(f for f in files if not f.name.endswith("-container.json"))
         )
     return list(found)
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        return f"the folder holds no report ({', '.join(SUFFIXES)})"
+    if glob.has_magic(str(path)):
+        return "the pattern matches no file"
+    return "no such file"
+
+
+def found(
+    patterns: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], told: Told
+) -> list[Path]:
+    """Return what `expand` does, and raise if it is nothing.
+
+    Raises:
+        ReportError: Not one of the patterns leads to a file; the first is named.
+    """
+    missing: list[Diagnostic] = []
+    files = expand(patterns, missing.append)
+    if not files:
+        if not missing:
+            raise ReportError(
+                "reports", f"expected files, folders or patterns, got {patterns!r}"
+            )
+        others = len(missing) - 1
+        more = f", nor any of {others} more" if others else ""
+        raise ReportError(missing[0].path, f"{missing[0].message}{more}")
+    for one in missing:
+        told(one)
+    return files
 
 
 def read_all(

@@ -20,13 +20,13 @@ class GateRules:
 
     Attributes:
         max_failures: Failed tests, old and new.
-        max_new_failures: Tests that fail and did not fail before.
+        max_new_failures: Tests that fail and do not fail on the baseline branch.
         max_flaky: Tests that passed only after a failed attempt.
         min_tests: Tests that ran; guards against a run that lost its tests.
         min_pass_rate: Passed share of passed and failed, 0 to 1.
         max_duration: Seconds from first start to last stop, else the sum.
-        max_slower: Tests with a duration regression.
-        max_missing: Tests that ran in the run before and not in this one.
+        max_slower: Tests with a duration regression in the runs up to this one.
+        max_missing: Tests that ran in the run it is set against (`Run.base`), not here.
         require_shards: Number of shards that must be there.
         allow_broken_reports: Whether unreadable reports are let pass.
         ignore_known_flakes: Whether failures of tests that history calls flaky pass.
@@ -75,11 +75,17 @@ class GateRules:
                 good = value <= 1
             if not good and not (value is None and "None" in wanted):
                 raise RulesError(
-                    path,
-                    name,
-                    f"expected {wanted.removesuffix(' | None')}{', 0 to 1' if name == 'min_pass_rate' else ''}, got {value!r}",
+                    path, name, f"expected {_allowed(name, wanted)}, got {value!r}"
                 )
         return cls(**rules)
+
+
+def _allowed(name: str, wanted: str) -> str:
+    if "bool" in wanted:
+        return "true or false"
+    if name == "min_pass_rate":
+        return "a number from 0 to 1"
+    return f"a {'number' if 'float' in wanted else 'whole number'} of at least 0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +95,8 @@ class GateResult:
     Attributes:
         reasons: One sentence for each rule that is broken.
         notes: What was left out of account, such as quarantined failures.
-        new_failures: Ids that fail, failed not before, and are not left out.
-        old_failures: Ids that failed in their run before too, and are not left out.
+        new_failures: Ids that fail here, not on the baseline, and are not left out.
+        old_failures: Ids that fail on the baseline branch too, and are not left out.
         ignored: Ids of failures left out: quarantined, or known to be flaky.
     """
 

@@ -9,6 +9,7 @@ from ._cluster import cluster as _cluster
 from ._model import Counts, Diagnostic, TestResult
 from ._past import streak
 from ._runs import RunInfo
+from ._wording import count
 
 if TYPE_CHECKING:
     from ._aggregator import TestResultAggregator
@@ -25,7 +26,9 @@ class Run:
         self.added = added
 
     def __repr__(self) -> str:
-        return f"<Run {self.run_id!r}: {self.counts.passed} passed, {self.counts.failed} failed>"
+        bad = sum(one.level == "error" for one in self.diagnostics)
+        told = f", {count(bad, 'problem')} in the reports" if bad else ""
+        return f"<Run {self.run_id!r}: {self.counts.passed} passed, {self.counts.failed} failed{told}>"
 
     @property
     def run_id(self) -> str:
@@ -62,21 +65,26 @@ class Run:
 
     @cached_property
     def _before(self) -> dict[str, tuple[bool, str, str]]:
-        """Of each test that fails now: whether it failed in its run before, and since when."""
+        """Of each test that fails now: whether the trunk has it too, and since when."""
         return {
-            r.id: streak(self._owner.store, r.id, self.info)
+            r.id: streak(self._owner.store, r.id, self.info, self._owner.trunk)
             for r in self.failed_results
         }
 
     @property
     def new_failures(self) -> list[str]:
-        """Ids of tests that fail, and passed or were not there in their run before."""
+        """Ids of tests that fail, and do not fail on the baseline branch.
+
+        On the baseline branch itself, and without an earlier run of it, each failure
+        is new until it is mended: `failures()` says since when, `compare` what
+        changed between two runs.
+        """
         return [test for test, (old, _, _) in self._before.items() if not old]
 
     @property
     def fixed(self) -> list[str]:
-        """Ids of tests that pass, and failed in the run before."""
-        base = self.previous()
+        """Ids of tests that pass, and failed in the run that this one is set against."""
+        base = self.base()
         if base is None:
             return []
         failed = [r.id for r in self._owner.store.results(base.run_id, failed=True)]
@@ -113,6 +121,27 @@ class Run:
                 )
             )
         return made
+
+    def base(self) -> RunInfo | None:
+        """Return the run that this one is set against, never one of the same commit.
+
+        The newest one before it of the baseline branch; without such a run, of another
+        branch; for a run of the baseline branch, or where all have one branch, of the
+        same.
+        """
+        trunk, mine = self._owner.trunk, self.info.branch
+        place = (self.info.started, self.info.number)
+        runs = [
+            r
+            for r in self._owner.store.runs()
+            if (r.started, r.number) < place
+            and not (self.info.commit and r.commit == self.info.commit)
+        ]
+        same = [r for r in runs if r.branch == mine]
+        others = [r for r in runs if r.branch != mine]
+        target = [r for r in runs if r.branch in trunk]
+        known = same if mine in trunk else target or others or same
+        return known[-1] if known else None
 
     def previous(self) -> RunInfo | None:
         """Return the run before, of the same branch if that has one."""

@@ -6,6 +6,7 @@ not at all. Names, failure texts and lists of tests are kept once.
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,13 +47,16 @@ class History:
                 check_same_thread=False,
             )
         except (sqlite3.Error, OSError) as error:
-            raise HistoryError(self.path, f"cannot be opened: {error}") from error
+            raise HistoryError(
+                self.path, f"cannot be opened: {_cause(self.path, error)}"
+            ) from error
         try:
             open_layout(self._db, self.path, timeout)
         except sqlite3.Error as error:
             self._db.close()
             raise HistoryError(
-                self.path, f"cannot be used as a history: {error}"
+                self.path,
+                f"cannot be used as a history: {_cause(self.path, error)}",
             ) from error
         except BaseException:
             self._db.close()
@@ -133,13 +137,24 @@ class History:
             False if the run was there already.
 
         Raises:
-            RunExists: It is there with another digest, and `replace` is not set.
+            RunExists: It is there with another digest, commit or branch, and
+                `replace` is not set.
         """
         with self._writing() as db:
-            run = _run_number(db, run_id, started, commit, branch, environment or {})
+            run, other = _run_number(
+                db, run_id, started, commit, branch, environment or {}
+            )
             old = db.execute(
                 "SELECT id, digest FROM part WHERE run = ? AND shard = ?", (run, shard)
             ).fetchone()
+            if other and not replace:
+                raise RunExists(self.path, run_id, shard, other)
+            if commit or branch:  # a later shard may be the first that knows them
+                db.execute(
+                    "UPDATE run SET sha = coalesce(nullif(?, ''), sha),"
+                    " branch = coalesce(nullif(?, ''), branch) WHERE id = ?",
+                    (commit, branch, run),
+                )
             if old and not replace:
                 if digest and old[1] == digest:
                     return False
@@ -262,7 +277,12 @@ class History:
             branch: Only runs of this branch.
             before: Only runs before this one.
         """
-        return list(islice(executions(self, test, branch, before), last))[::-1]
+        return list(
+            islice(
+                executions(self, test, None if branch is None else (branch,), before),
+                last,
+            )
+        )[::-1]
 
     def durations(self, runs: Sequence[RunInfo]) -> list[tuple[int, int, int]]:
         """Return (test, run, microseconds) of every passed last attempt in `runs`."""
@@ -349,6 +369,21 @@ class History:
         return len(gone)
 
 
+def _cause(path: str, error: Exception) -> str:
+    """Say what SQLite leaves out: which of the usual causes it is."""
+    text = str(getattr(error, "strerror", None) or error)
+    if isinstance(error, OSError):
+        return f"{text} ({error.filename})"
+    if "unable to open" not in text and "readonly" not in text:
+        return text
+    folder = Path(path).parent
+    if Path(path).is_dir():
+        return f"it is a folder; expected a file in it, such as {path}/results.db"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"{text}: this user may not write in {folder}"
+    return f"{text}: check that this user may write the file and its folder"
+
+
 def _run_number(
     db: sqlite3.Connection,
     name: str,
@@ -356,16 +391,26 @@ def _run_number(
     commit: str,
     branch: str,
     environment: Mapping[str, str],
-) -> int:
-    """Return the number of a run, new or known."""
-    row = db.execute("SELECT id FROM run WHERE name = ?", (name,)).fetchone()
+) -> tuple[int, str]:
+    """Return the number of a run, new or known, and what contradicts the known one."""
+    row = db.execute(
+        "SELECT id, sha, branch FROM run WHERE name = ?", (name,)
+    ).fetchone()
     if row is not None:
-        return int(row[0])
+        other = [
+            f"{word} ({known!r}, now {told!r})"
+            for word, known, told in (
+                ("commit", row[1], commit),
+                ("branch", row[2], branch),
+            )
+            if told and known and told != known
+        ]
+        return int(row[0]), " and ".join(other)
     made = db.execute(
         "INSERT INTO run(name, started, sha, branch, environment) VALUES(?,?,?,?,?)",
         (name, started, commit, branch, json.dumps(dict(environment))),
     ).lastrowid
-    return made or 0
+    return made or 0, ""
 
 
 def _replace_in_rosters(db: sqlite3.Connection, old: int, new: int) -> None:

@@ -7,13 +7,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from xml.sax.saxutils import escape, quoteattr
 
 from ._ctrf import document, to_ctrf
 from ._model import FAILURES, Counts, Diagnostic, TestResult
-from ._read import expand, read_all
-from .errors import ReportError
+from ._read import found, read_all
+from .errors import InvalidArgument, ReportError, did_you_mean
 
 OnDuplicate = Literal["attempt", "last", "worst"]
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -60,11 +60,20 @@ def merge(
         paths: Files, folders, patterns; any mix of formats.
         on_duplicate: A test met again is the next attempt of the first (`attempt`),
             replaces it (`last`), or gives way to the worse of the two (`worst`).
+
+    Raises:
+        ReportError: None of the paths leads to a file.
+        InvalidArgument: `on_duplicate` is another word.
     """
+    words = get_args(OnDuplicate)
+    if on_duplicate not in words:
+        raise InvalidArgument(
+            "on_duplicate", f"one of {', '.join(map(repr, words))}", on_duplicate
+        )
     diagnostics: list[Diagnostic] = []
     results: dict[str, TestResult] = {}
     duplicates: dict[str, None] = {}
-    for result in read_all(expand(paths, diagnostics.append), diagnostics.append):
+    for result in read_all(found(paths, diagnostics.append), diagnostics.append):
         earlier = results.get(result.id)
         if earlier is not None:
             duplicates[result.id] = None
@@ -101,6 +110,9 @@ def write_report(
         results: Any iterable.
         path: `.json` is CTRF, `.xml` JUnit XML, `.jsonl` a stream of CTRF tests.
         format: `ctrf`, `junit` or `jsonl`, if the suffix does not say it.
+
+    Raises:
+        ReportError: Neither says a known format, or the file cannot be written.
     """
     path = Path(path)
     word = format or {".json": "ctrf", ".xml": "junit", ".jsonl": "jsonl"}.get(
@@ -108,9 +120,16 @@ def write_report(
     )
     writer = _WRITERS.get(word or "")
     if writer is None:
+        named = (
+            f"format {format!r}{did_you_mean(format, _WRITERS)}"
+            if format
+            else (
+                f"suffix {path.suffix!r}" if path.suffix else "a name without a suffix"
+            )
+        )
         raise ReportError(
             path,
-            f"cannot write {word or 'a file of this suffix'!r}: expected .json (ctrf), .xml (junit) or .jsonl",
+            f"expected .json (ctrf), .xml (junit) or .jsonl (jsonl), got {named}",
         )
     write_whole(path, writer(list(results)))
     return path
@@ -118,8 +137,13 @@ def write_report(
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file by way of a neighbour, so that no half of it is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:  # which would name the neighbour
+        raise ReportError(
+            path, f"cannot be written in {path.parent}: {error.strerror}"
+        ) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(text.encode("utf-8", "backslashreplace"))

@@ -5,10 +5,12 @@ ResultsError
 ├── HistoryError         the history file is not ours, is newer, or cannot be written
 │   ├── RunExists        a run and shard of this name is there with other content
 │   └── RunNotFound      no such run (also a LookupError)
-└── RulesError           a gate, quarantine or owners file says something wrong
+├── RulesError           a gate, quarantine or owners file says something wrong
+└── InvalidArgument      a call with something it cannot take (also a ValueError)
 
 Broken reports do not raise while a run is ingested or merged: what can be read is
-kept, and a `Diagnostic` says what was not.
+kept, and a `Diagnostic` says what was not. Where no file is found at all,
+`ReportError` is raised and nothing is kept.
 """
 
 import difflib
@@ -53,12 +55,14 @@ class RunExists(HistoryError):
         shard: The shard, "" for none.
     """
 
-    def __init__(self, path: object, run_id: str, shard: str) -> None:
+    def __init__(
+        self, path: object, run_id: str, shard: str, other: str = "content"
+    ) -> None:
         self.run_id = run_id
         self.shard = shard
         what = f"run {run_id!r}" + (f", shard {shard!r}" if shard else "")
         super().__init__(
-            path, f"{what} is there with other content; pass replace=True or a new id"
+            path, f"{what} is there with other {other}; pass replace=True or a new id"
         )
 
 
@@ -86,6 +90,20 @@ class RulesError(ResultsError, ValueError):
         self.path = str(path)
         self.where = where
         super().__init__(f"{path or 'rules'}: {where}: {reason}")
+
+
+class InvalidArgument(ResultsError, ValueError):
+    """A call was given something that it cannot take.
+
+    Attributes:
+        argument: Its name.
+        value: What was given.
+    """
+
+    def __init__(self, argument: str, expected: str, value: object) -> None:
+        self.argument = argument
+        self.value = value
+        super().__init__(f"{argument}: expected {expected}, got {value!r}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

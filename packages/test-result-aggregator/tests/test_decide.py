@@ -6,11 +6,14 @@ import math
 import pytest
 from maestro_test_result_aggregator import (
     GateRules,
+    InvalidArgument,
     Owners,
     Point,
     Priors,
     Quarantine,
     RulesError,
+    RunNotFound,
+    TestResultAggregator,
     cluster,
     judge,
     results_of,
@@ -91,7 +94,7 @@ def test_one_disagreement_is_one_not_as_many_as_there_are_runs():
 
 
 def test_a_new_failure_is_named_with_its_first_commit(agg):
-    """And stays old as long as it fails."""
+    """And stays new until it is mended; what changed between two runs, compare tells."""
     for run, outcome in enumerate(["passed", "failed", "failed"]):
         agg.add(
             [result("a", outcome), result("b")],
@@ -100,8 +103,9 @@ def test_a_new_failure_is_named_with_its_first_commit(agg):
             started=run,
         )
     assert agg.run("1").new_failures == ["a"]
-    assert agg.run("2").new_failures == []
+    assert agg.run("2").new_failures == ["a"]
     assert agg.run("2").failures()[0].first_commit == "c1"
+    assert agg.compare("1", "2").new_failures == ()
     assert agg.compare("0", "2").new_failures == ("a",)
     agg.add([result("a"), result("c")], run_id="3", started=3)
     assert agg.run("3").fixed == ["a"]
@@ -116,6 +120,106 @@ def test_what_fails_on_another_branch_is_new_on_this_one(agg):
     assert agg.run("3").new_failures == ["a"]
     agg.add([result("a", "failed")], run_id="4", branch="new", started=4)
     assert agg.run("4").new_failures == []  # the branch has no past of its own
+
+
+def test_a_gate_does_not_open_for_the_same_failure_again(agg):
+    """Neither at another commit of the branch, nor at the same, nor on another branch."""
+    agg.add([result("a")], run_id="main-1", commit="aaa", branch="main", started=1)
+    agg.add([result("a")], run_id="pr-0", commit="a2", branch="pr", started=2)
+    again = [("pr-1", "bbb", "pr"), ("pr-2", "ccc", "pr"), ("pr-3", "ccc", "pr"),
+             ("other", "ddd", "other"), ("main-2", "eee", "main"), ("main-3", "fff", "main")]  # fmt: skip
+    for at, (name, commit, branch) in enumerate(again, 3):
+        agg.add([result("a", "failed")], run_id=name, commit=commit, branch=branch, started=at)  # fmt: skip
+        made = agg.gate().check(name)
+        assert not made.ok, name
+        assert made.new_failures == ("a",)
+        assert agg.run(name).new_failures == ["a"]
+        assert "Do not merge. 1 new failure, 1 cause." in agg.summary_markdown()
+    assert agg.run("pr-3").failures()[0].first_seen == "pr-1"
+    assert agg.run("main-3").failures()[0].first_seen == "main-2"
+
+
+def test_a_failure_of_the_baseline_is_old(agg):
+    """At its newest run there, since the first of those that failed; not at one's own commit."""
+    agg.add([result("a")], run_id="main-1", commit="1", branch="main", started=1)
+    for n in (2, 3):
+        agg.add([result("a", "failed"), result("b")], run_id=f"main-{n}", commit=str(n),
+                branch="main", started=n)  # fmt: skip
+    agg.add([result("a", "failed"), result("b", "failed")], run_id="pr", commit="p", branch="pr", started=4)  # fmt: skip
+    made = agg.gate().check("pr")
+    assert (made.new_failures, made.old_failures) == (("b",), ("a",))
+    first = {c.tests[0]: c.first_seen for c in agg.run("pr").failures(cluster=False)}
+    assert first == {"a": "main-2", "b": "pr"}
+    assert "1 failure of the baseline too" in agg.summary_markdown()
+    agg.add([result("a", "failed")], run_id="same", commit="3", branch="pr2", started=5)
+    assert agg.run("same").new_failures == []  # main-2 has it, main-3 is its own commit
+    agg.add([result("a")], run_id="main-4", commit="4", branch="main", started=6)
+    agg.add([result("a", "failed")], run_id="late", commit="q", branch="pr", started=7)
+    assert agg.run("late").new_failures == ["a"]
+    assert agg.run("pr").new_failures == ["b"]  # later runs change no verdict
+
+
+def test_the_baseline_may_be_another_branch(tmp_path):
+    """Named once; without a run of it each failure is new, and the gate says why."""
+    for baseline, new in (("develop", []), ("release", ["a"]), (None, ["a"])):
+        with TestResultAggregator(baseline=baseline) as agg:
+            agg.add([result("a", "failed")], run_id="1", branch="develop", started=1)
+            agg.add([result("a", "failed")], run_id="2", branch="pr", started=2)
+            assert agg.run("2").new_failures == new
+            said = " ".join(agg.gate().check("2").notes)
+            assert ("no earlier run of branch" in said) == bool(new)
+            assert ("release" in said) == (baseline == "release")
+    for wrong in ("", 7):
+        with pytest.raises(InvalidArgument, match="baseline: expected the name of a"):
+            TestResultAggregator(baseline=wrong)
+    with pytest.raises(InvalidArgument, match="store: expected a file"):
+        TestResultAggregator(7)
+
+
+def test_tests_that_a_branch_lost_stay_missing(agg):
+    """A second run that lost them too does not excuse the first."""
+    agg.add(
+        [result("a"), result("b")], run_id="m", commit="m", branch="main", started=1
+    )
+    for n in (2, 3):
+        agg.add([result("a")], run_id=f"pr-{n}", commit=f"c{n}", branch="pr", started=n)
+        made = agg.gate({"max_missing": 0}).check(f"pr-{n}")
+        assert made.reasons == ("1 missing test, at most 0 allowed: b",)
+
+
+def test_a_flake_of_ones_own_making_is_not_known(agg):
+    """Only the history of the baseline calls a test flaky for the gate."""
+    agg.add(
+        [result("a"), result("x")], run_id="m", commit="m", branch="main", started=0
+    )
+    for n in range(1, 32):
+        agg.add([result("a", "failed" if n % 10 == 1 else "passed"), result("x")],
+                run_id=str(n), commit="same", branch="pr", started=n)  # fmt: skip
+    assert [f.test for f in agg.flaky(branch="pr")] == ["a"]
+    assert not agg.gate().check("31").ok
+
+
+def test_slower_tests_of_a_branch_are_set_against_the_baseline(agg):
+    """And runs after the one that is judged do not count."""
+    for n in range(20):
+        agg.add([result("a", duration=1.0 + n % 3 / 50)], run_id=f"m{n}", branch="main", started=n)  # fmt: skip
+    for n in range(20, 25):
+        agg.add([result("a", duration=3.0)], run_id=f"p{n}", branch="pr", started=n)
+    gate = agg.gate({"max_slower": 0})
+    assert gate.check("p24").reasons == ("1 slower test, at most 0 allowed: a",)
+    assert gate.check("m19").ok
+
+
+def test_a_gate_takes_a_run_or_its_name(agg):
+    """And says what else it was given."""
+    agg.add([result("a")], run_id="99", started=1)
+    assert agg.gate().check("99").ok
+    with pytest.raises(RunNotFound, match="did you mean '99'"):
+        agg.gate().check("9")
+    with pytest.raises(
+        InvalidArgument, match="run: expected a Run or the name of one, got 99"
+    ):
+        agg.gate().check(99)
 
 
 def test_flaky_tests_are_ranked_from_the_history(agg):
@@ -182,9 +286,13 @@ def test_rules_say_what_they_do_not_understand(tmp_path):
         GateRules.load(path)
     path.write_bytes(b"[gate]\nmin_pass_rate = 95\n")
     with pytest.raises(
-        RulesError, match=r"min_pass_rate: expected float, 0 to 1, got 95"
+        RulesError, match=r"min_pass_rate: expected a number from 0 to 1, got 95"
     ):
         GateRules.load(path)
+    with pytest.raises(
+        RulesError, match="max_failures: expected a whole number of at least 0, got -1"
+    ):
+        GateRules.of({"max_failures": -1})
     path.write_bytes(b"gate = [")
     with pytest.raises(RulesError, match="not TOML"):
         GateRules.load(path)

@@ -189,6 +189,28 @@ def test_the_command_from_reports_to_a_gate(tmp_path, golden, capsys):
     assert json.loads(capsys.readouterr().out)["counts"]["tests"] == 13
 
 
+def test_every_command_takes_the_baseline(tmp_path, capsys, monkeypatch):
+    """As an option or from the environment; gate, summary and page agree."""
+    store = ("--store", tmp_path / "h.db")
+    bad = tmp_path / "bad.xml"
+    bad.write_bytes(
+        b'<testsuite><testcase name="a"><failure message="m"/></testcase></testsuite>'
+    )
+    for at, branch in enumerate(("develop", "pr")):
+        assert command("ingest", bad, "--branch", branch, "--commit", branch, "--started", at, *store) == 0  # fmt: skip
+    page, words = tmp_path / "r.html", "1 failure of the baseline too"
+    for option, rc in ((["--baseline", "develop"], 0), ([], 1)):
+        assert command("gate", *option, *store) == rc
+        assert command("summary", *option, *store) == 0
+        assert (words in capsys.readouterr().out) == (rc == 0)
+        assert command("report", "-o", page, *option, *store) == 0
+        assert (words in page.read_text(encoding="utf-8")) == (rc == 0)
+        assert command("summary", "--json", *option, *store) == 0
+        capsys.readouterr()
+    monkeypatch.setenv("MAESTRO_RESULTS_BASELINE", "develop")
+    assert command("gate", *store) == 0
+
+
 def test_mistakes_have_an_exit_code_and_one_line(tmp_path, golden, capsys):
     """Never a stack trace."""
     store = ("--store", tmp_path / "h.db")
@@ -198,6 +220,20 @@ def test_mistakes_have_an_exit_code_and_one_line(tmp_path, golden, capsys):
     cut.write_bytes((golden / "pytest.junit.xml").read_bytes()[:1200])
     assert command("ingest", cut, *store) == 3
     assert "broken XML" in capsys.readouterr().err
+    fresh = tmp_path / "fresh.db"
+    assert command("ingest", tmp_path / "no.xml", "--store", fresh) == 2
+    assert "no.xml: no such file" in capsys.readouterr().err
+    assert not fresh.exists()
+    assert command("convert", tmp_path / "no.xml", tmp_path / "no.json") == 2
+    assert not (tmp_path / "no.json").exists()
+    assert command("convert", golden / "robot.xml", tmp_path / "out.csv") == 2
+    assert "(jsonl), got suffix '.csv'" in capsys.readouterr().err
+    assert command("merge", golden / "robot.xml", "-o", cut / "below.json") == 2
+    assert "below.json: cannot be written in" in capsys.readouterr().err
+    none = tmp_path / "none.txt"
+    none.touch()
+    assert command("shard", "2", "--tests", none, *store) == 2
+    assert "none.txt: no tests to split: the list is empty" in capsys.readouterr().err
     assert command("summary", "--run", "nope", *store) == 2
     assert command("convert", golden / "robot.xml", tmp_path / "out.pdf") == 2
     assert command("prune", *store) == 2

@@ -13,10 +13,13 @@ from maestro_test_result_aggregator import (
     Attempt,
     History,
     HistoryError,
+    InvalidArgument,
+    ReportError,
     RunExists,
     RunNotFound,
     TestResult,
     TestResultAggregator,
+    merge,
 )
 from maestro_test_result_aggregator.testing import result
 
@@ -157,6 +160,58 @@ def test_the_same_files_again_change_nothing(agg, tmp_path):
     assert [r.id for r in agg.run("r").results()] == ["c::b"]
 
 
+def test_a_run_has_one_commit_and_one_branch(agg):
+    """Other ones are refused, not passed over; replacing takes them."""
+    agg.add([result("a")], run_id="r", shard="1/2", started=1)
+    agg.add(
+        [result("b")], run_id="r", shard="2/2", commit="aaa", branch="pr", started=1
+    )
+    assert (agg.run("r").info.commit, agg.run("r").info.branch) == ("aaa", "pr")
+    with pytest.raises(RunExists, match="with other commit .'aaa', now 'bbb'"):
+        agg.add([result("c")], run_id="r", shard="3/3", commit="bbb", started=1)
+    agg.store.record([result("b")], run_id="r", shard="2/2", commit="bbb", started=1, replace=True)  # fmt: skip
+    assert agg.run("r").info.commit == "bbb"
+
+
+def test_the_same_report_of_another_commit_is_another_run(agg, tmp_path):
+    """Where no name is given, the name is made from all three."""
+    file = tmp_path / "r.xml"
+    file.write_bytes(b'<testsuite><testcase name="a" classname="c"/></testsuite>')
+    names = {agg.ingest(file).run_id}
+    for commit, branch in (("1", ""), ("2", ""), ("2", "pr"), ("2", "pr")):
+        run = agg.ingest(file, commit=commit, branch=branch)
+        assert (run.info.commit, run.info.branch) == (commit, branch)
+        names.add(run.run_id)
+    assert len(names) == 4
+    assert not run.added
+
+
+def test_no_report_at_all_is_an_error_and_no_run(agg, tmp_path, golden):
+    """The file that is missing is named; a missing one among others is told."""
+    for given, words in (
+        (tmp_path / "a.xml", "a.xml: no such file"),
+        ([tmp_path / "b.xml", "c.xml"], "b.xml: no such file, nor any of 1 more"),
+        (tmp_path / "*.xml", "the pattern matches no file"),
+        (tmp_path, "the folder holds no report"),
+        ([], "expected files, folders or patterns"),
+    ):
+        with pytest.raises(ReportError, match=words):
+            agg.ingest(given)
+        with pytest.raises(ReportError, match=words):
+            merge(given)
+    assert agg.store.runs() == []
+    with pytest.raises(InvalidArgument, match="'worst', got 'newest'"):
+        merge(golden / "jest.json", on_duplicate="newest")
+    for wrong in (7, [7]):
+        with pytest.raises(InvalidArgument, match="paths: expected"):
+            agg.ingest(wrong)
+    good = tmp_path / "good.xml"
+    good.write_bytes(b'<testsuite><testcase name="a" classname="c"/></testsuite>')
+    runs = [agg.ingest([good, tmp_path / name]) for name in ("x.xml", "y.xml")]
+    assert [run.diagnostics[0].path[-5:] for run in runs] == ["x.xml", "y.xml"]
+    assert repr(runs[0]).endswith(": 1 passed, 0 failed, 1 problem in the reports>")
+
+
 def test_old_runs_are_forgotten_by_branch(agg):
     """With their tests and texts."""
     for n in range(5):
@@ -221,6 +276,10 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
     db.close()
     with pytest.raises(HistoryError, match="database of something else"):
         History(other)
+    with pytest.raises(HistoryError, match="it is a folder"):
+        History(tmp_path)
+    with pytest.raises(HistoryError, match=r"cannot be opened: .*other\.db"):
+        History(other / "below" / "h.db")
     text = tmp_path / "text.db"
     text.write_bytes(b"not a database at all, " * 100)
     with pytest.raises(HistoryError, match="cannot be used"):
