@@ -7,6 +7,7 @@ from ._document import Document, Item, Origin
 from ._loading import load, load_all, loads, loads_all
 from ._source import Limits
 from .errors import (
+    ArgumentError,
     ConfigError,
     ConfigReadError,
     ConfigSyntaxError,
@@ -54,6 +55,7 @@ _LAZY = {
 
 __all__ = [
     "Alias",
+    "ArgumentError",
     "Bounds",
     "Case",
     "Combination",

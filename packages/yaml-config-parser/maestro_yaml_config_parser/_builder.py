@@ -75,6 +75,7 @@ class Session:
     expanded: int = 0
     includes: int = 0
     resets: int = 0
+    references: bool = False  # whether any text holds `${`
     keep: list[Any] = field(default_factory=list)
     scalars: Scalars = field(init=False)
 
@@ -109,6 +110,8 @@ class Root:
 
 def build(session: Session, source: Source, *, depth: int = 0) -> list[Root]:
     """Build every document of a source."""
+    if "${" in source.text or session.tags:  # a function of a tag may make one
+        session.references = True
     try:
         roots = _build(session, source, depth)
         refuse_what_libyaml_accepts(

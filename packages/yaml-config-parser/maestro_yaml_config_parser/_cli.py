@@ -12,13 +12,14 @@ from ._diagnostics import Diagnostic
 from ._document import Document
 from ._loading import load, load_all
 from ._plan import TestPlan
-from .errors import ConfigError
+from .errors import ArgumentError, ConfigError
 
 OK, FOUND, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 _EPILOG = """\
 example:
-  maestro-config validate --plan plans/*.yaml
+  maestro-config validate plans/*.yaml
+  maestro-config render --mapping plan.yaml > plan.json
   maestro-config explain plan.yaml suites[0].timeout --overlay ci.yaml
 exit codes:
   0 all is well, 1 findings or differences, 2 wrong usage, 130 interrupted
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         return run(args)
+    except ArgumentError as e:
+        print(f"maestro-config: {e}", file=sys.stderr)
+        return USAGE
     except ConfigError as e:
         if args.json:
             _print_json([d.as_dict() for d in e.diagnostics])
@@ -44,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
+        print("maestro-config: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -70,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("validate", _validate, "check files; report every error at once")
     sub.add_argument("files", nargs="+")
-    sub.add_argument("--plan", action="store_true", help="check them as test plans")
+    sub.add_argument(
+        "--plan",
+        action=argparse.BooleanOptionalAction,
+        help="check them as test plans; default: those that have suites",
+    )
     sub.add_argument("--schema", metavar="FILE", help="check against a JSON Schema")
     sub.add_argument("--strict", action="store_true", help="warnings count as errors")
     sub.add_argument("--sarif", action="store_true", help="print SARIF 2.1.0")
@@ -99,29 +108,45 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(args: argparse.Namespace, file: str) -> Document:
+def _load(args: argparse.Namespace, file: str, *, references: str = "keep") -> Document:
     return load(
         file,
         overlays=args.overlay,
         profile=args.profile,
         env=os.environ if args.env else None,
+        references=references,
     )
 
 
 def _validate(args: argparse.Namespace) -> int:
     schema = _read_schema(args.schema)
     found: list[Diagnostic] = []
+    unchecked = []
     for file in args.files:
         try:
             document = _load(args, file)
             found.extend(document.warnings)
-            if args.plan:
+            plan = args.plan
+            if plan is None:
+                plan = schema is None and "suites" in document
+            if plan:
                 document.into(TestPlan)
             if schema is not None:
                 document.validate(schema)
+            elif not plan:
+                unchecked.append(file)
+        except ArgumentError:
+            raise
         except ConfigError as e:
             found.extend(e.diagnostics)
-    return _report(args, found)
+    code = _report(args, found)
+    if unchecked:
+        print(
+            f"{', '.join(unchecked)}: only the YAML was checked, no schema was given; "
+            "--plan checks a test plan, --schema FILE against a JSON Schema",
+            file=sys.stderr,
+        )
+    return code
 
 
 def _read_schema(file: str | None) -> Any:
@@ -190,10 +215,11 @@ def sarif(found: Sequence[Diagnostic]) -> dict[str, Any]:
 
 
 def _render(args: argparse.Namespace) -> int:
-    document = _load(args, args.file)
     if args.mapping:
-        _print_json(document.into(TestPlan).mapping())
+        plan = _load(args, args.file, references="refuse").into(TestPlan)
+        _print_json(plan.mapping())
     else:
+        document = _load(args, args.file)
         print(document.render("json" if args.json else "yaml"), end="")
     return OK
 

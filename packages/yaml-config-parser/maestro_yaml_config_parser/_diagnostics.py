@@ -85,6 +85,15 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     return f"did you mean {near!r}?" if near is not None else ""
 
 
+def near_file(name: str, known: Iterable[str]) -> str:
+    """Return `did you mean 'x'?` for a file whose name without suffix is near."""
+    stems: dict[str, str] = {}
+    for file in known:
+        stems.setdefault(file.partition(".")[0] or file, file)
+    near = closest(name.partition(".")[0] or name, stems)
+    return f"did you mean {stems[near]!r}?" if near is not None else ""
+
+
 def closest(name: object, known: Iterable[object]) -> str | None:
     """Return the known name that a typing error would turn into `name`."""
     names = [str(k) for k in known]

@@ -116,7 +116,20 @@ class Document(Mapping[str, Any]):
         return f"Document({self.file!r}, {type(self.root).__name__})"
 
     def __getitem__(self, key: Any) -> Any:
-        return self.root[key] if self.root is not None else {}[key]
+        try:
+            return self.root[key]
+        except (KeyError, IndexError, TypeError):
+            raise self._missing(self.root, [], key) from None
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(self.root, dict | list) and key in self.root
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return the value of a top-level key, or the default."""
+        try:
+            return self.root[key]
+        except (KeyError, IndexError, TypeError):
+            return default
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.root if self.root is not None else ())

@@ -19,7 +19,7 @@ from ._document import _copy, _step
 from ._paths import Path, format_path, parse_path
 from ._scalars import Scalars
 from ._source import Limits, Source, read_source
-from .errors import ConfigError, EditError, PathNotFoundError
+from .errors import ConfigError, EditError, PathNotFoundError, argument_error
 
 _PROPERTY = re.compile(r"(?:&\S+[ \t]+)|(?:!\S*[ \t]+)")
 _HEADER = re.compile(r"[ \t]*(?:[&!]\S+[ \t]+)*[|>]\S*")
@@ -401,7 +401,7 @@ class Edit:
 def _steps(path: str | Path) -> Path:
     steps = parse_path(path) if isinstance(path, str) else path
     if not steps:
-        raise ValueError("an edit needs a path, such as 'suites[0].name'")
+        raise argument_error("edit", "no path was given", "such as 'suites[0].name'")
     return steps
 
 

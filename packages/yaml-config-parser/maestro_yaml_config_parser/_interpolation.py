@@ -23,22 +23,29 @@ SecretSource = Mapping[str, str] | Callable[[str], str | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Values:
-    """Where the references of one load get their values; None leaves them alone."""
+    """Where the references of one load get their values.
+
+    One without a source is refused, or kept as it is with `keep`.
+    """
 
     env: Mapping[str, str] | None
     secrets: SecretSource | None
     names: Mapping[str, Any] | None
     deferred: frozenset[str]
+    keep: bool
     read_file: Callable[[Source, str], str] | None
 
     @property
     def active(self) -> bool:
-        """Whether anything is to be replaced at all."""
+        """Whether anything was given to replace references with."""
         return any(v is not None for v in (self.env, self.secrets, self.names))
 
 
 def interpolate(document: Document, values: Values, session: Session) -> None:
     """Replace every reference in the values of a document, in place."""
+    root = document.root
+    if type(root) is str and "${" in root:
+        document.root = _replaced(document, (), root, values, session)
     for path, container, key, value in list(document._walk()):
         if type(value) is str and "${" in value:
             container[key] = _replaced(document, path, value, values, session)
@@ -81,20 +88,28 @@ def _references(text: str, source: Source, values: Values) -> str:
 def _value(match: re.Match[str], source: Source, values: Values) -> str | None:
     """Return the value of one reference, or None to leave it as it is."""
     kind, name, default = match["kind"], match["name"], match["default"]
-    if kind == "env":
+    if kind == "env" and values.env is not None:
         return _from_env(name, default, values.env)
-    if kind == "secret":
+    if kind == "secret" and values.secrets is not None:
         return _from_secrets(name, values.secrets)
-    if values.read_file is None:
+    if kind == "file" and values.read_file is not None:
+        return values.read_file(source, name)
+    if values.keep:
         return None
-    return values.read_file(source, name)
+    raise ExpressionError(
+        f"{match[0]} has no value: {_MISSING[kind]}",
+        hint=f"write ${match[0]} for the text itself",
+    )
 
 
-def _from_env(
-    name: str, default: str | None, env: Mapping[str, str] | None
-) -> str | None:
-    if env is None:
-        return None
+_MISSING = {
+    "env": "pass env=os.environ (maestro-config: --env)",
+    "secret": "pass secrets=...",
+    "file": "a text has no folder, use load()",
+}
+
+
+def _from_env(name: str, default: str | None, env: Mapping[str, str]) -> str:
     found = env.get(name)
     if found or (found is not None and default is None):
         return found
@@ -104,9 +119,7 @@ def _from_env(
     raise ExpressionError(f"environment variable {name!r} is not set", hint=hint)
 
 
-def _from_secrets(name: str, secrets: SecretSource | None) -> str | None:
-    if secrets is None:
-        return None
+def _from_secrets(name: str, secrets: SecretSource) -> str:
     found = secrets.get(name) if isinstance(secrets, Mapping) else secrets(name)
     if found is None:
         known = secrets if isinstance(secrets, Mapping) else ()

@@ -6,8 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ._arguments import (
+    check_file,
+    check_files,
+    check_is,
+    check_options,
+    known_names,
+)
 from ._builder import Root, Session, TagHandler, build
-from ._diagnostics import did_you_mean
+from ._diagnostics import near_file
 from ._document import Document
 from ._interpolation import SecretSource, Values, inside, interpolate
 from ._layers import Layering, refuse_leftover_resets, take_profile
@@ -25,6 +32,7 @@ LATER = frozenset({"matrix", "parameters", "variables", "environment"})
 StrPath = str | os.PathLike[str]
 
 
+@known_names
 def load(
     path: StrPath,
     *,
@@ -38,6 +46,7 @@ def load(
     limits: Limits = DEFAULT_LIMITS,
     tags: Mapping[str, TagHandler] | None = None,
     unknown_tags: str = "refuse",
+    references: str = "refuse",
 ) -> Document:
     """Read one YAML document from a file, with what lies over it.
 
@@ -47,7 +56,7 @@ def load(
         profile: a name under the key `profiles`, put over all files.
         merge: strategy by path, such as `{"suites[*].cases": "merge:name"}`;
             one of merge, replace, append, prepend, `merge:<key>`.
-        env: values for `${env:NAME}`; None leaves such texts alone.
+        env: values for `${env:NAME}`, as in `env=os.environ`.
         secrets: values for `${secret:name}`; they print as `***`.
         values: names for `${{ ... }}`; None leaves such texts alone.
         root: the folder that includes and `${file:...}` must stay in; the
@@ -55,26 +64,37 @@ def load(
         limits: how much the documents may ask for, together.
         tags: functions for tags of your own, as in `{"!upper": str.upper}`.
         unknown_tags: `refuse`, or `ignore` to take the plain value.
+        references: `refuse` a `${env:...}` or `${secret:...}` for which no values
+            were given, or `keep` such texts as they are. `$${env:X}` is the
+            text `${env:X}`.
 
     Raises:
         ConfigError: a leaf of it, with file, line and column.
     """
-    session = _session(limits, tags, unknown_tags)
+    check_file("load()", "path", path, "use loads() for a text")
+    over_files = check_files("load()", "overlays", overlays)
+    check_options(
+        "load()", profile=profile, merge=merge, env=env, secrets=secrets,
+        values=values, root=root, references=references,
+    )  # fmt: skip
+    session = _session("load()", limits, tags, unknown_tags)
     files = _Files(Path(root) if root is not None else Path(path).parent)
     session.include = files.include
     source = read_source(path, limits=limits)
     files.open.append(Path(path).resolve())
     document = _single(session, source, Path(path))
     over = []
-    for overlay in overlays:
+    for overlay in over_files:
         upper = read_source(overlay, limits=limits, layer=f"overlay {overlay}")
         files.open[:] = [Path(overlay).resolve()]
         over.append(_single(session, upper))
     document = _layered(session, document, over, profile, merge or {})
-    _interpolated(session, document, files, env, secrets, values)
+    keep = references == "keep"
+    _interpolated(session, document, files, env, secrets, values, keep=keep)
     return document
 
 
+@known_names
 def loads(
     text: str | bytes,
     name: str = "<string>",
@@ -86,18 +106,25 @@ def loads(
     limits: Limits = DEFAULT_LIMITS,
     tags: Mapping[str, TagHandler] | None = None,
     unknown_tags: str = "refuse",
+    references: str = "refuse",
 ) -> Document:
     """Read one YAML document from a text; `name` stands for the file in errors.
 
     The arguments are those of `load`; there are no includes.
     """
-    session = _session(limits, tags, unknown_tags)
-    document = _single(session, _decoded(text, name, limits))
+    check_options(
+        "loads()", name=name, env=env, secrets=secrets, values=values,
+        profile=profile, references=references,
+    )  # fmt: skip
+    session = _session("loads()", limits, tags, unknown_tags)
+    document = _single(session, _decoded("loads()", text, name, limits))
     document = _layered(session, document, [], profile, {})
-    _interpolated(session, document, None, env, secrets, values)
+    keep = references == "keep"
+    _interpolated(session, document, None, env, secrets, values, keep=keep)
     return document
 
 
+@known_names
 def load_all(
     path: StrPath,
     *,
@@ -105,12 +132,14 @@ def load_all(
     tags: Mapping[str, TagHandler] | None = None,
     unknown_tags: str = "refuse",
 ) -> list[Document]:
-    """Read every document of a file, in its order."""
-    session = _session(limits, tags, unknown_tags)
+    """Read every document of a file, in its order; references stay as they are."""
+    check_file("load_all()", "path", path, "use loads_all() for a text")
+    session = _session("load_all()", limits, tags, unknown_tags)
     source = read_source(path, limits=limits)
     return [_document(session, source, root) for root in build(session, source)]
 
 
+@known_names
 def loads_all(
     text: str | bytes,
     name: str = "<string>",
@@ -119,21 +148,26 @@ def loads_all(
     tags: Mapping[str, TagHandler] | None = None,
     unknown_tags: str = "refuse",
 ) -> list[Document]:
-    """Read every document of a text."""
-    session = _session(limits, tags, unknown_tags)
-    source = _decoded(text, name, limits)
+    """Read every document of a text; references stay as they are."""
+    check_options("loads_all()", name=name)
+    session = _session("loads_all()", limits, tags, unknown_tags)
+    source = _decoded("loads_all()", text, name, limits)
     return [_document(session, source, root) for root in build(session, source)]
 
 
 def _session(
-    limits: Limits, tags: Mapping[str, TagHandler] | None, unknown_tags: str
+    where: str,
+    limits: Limits,
+    tags: Mapping[str, TagHandler] | None,
+    unknown_tags: str,
 ) -> Session:
-    if unknown_tags not in ("refuse", "ignore"):
-        raise ValueError(f"unknown_tags is 'refuse' or 'ignore', not {unknown_tags!r}")
+    check_options(where, limits=limits, tags=tags, unknown_tags=unknown_tags)
     return Session(limits=limits, tags=tags or {}, unknown_tags=unknown_tags)
 
 
-def _decoded(text: str | bytes, name: str, limits: Limits) -> Source:
+def _decoded(where: str, text: str | bytes, name: str, limits: Limits) -> Source:
+    hint = "use load() for a file" if isinstance(text, os.PathLike) else ""
+    check_is(where, "text", "the YAML itself", text, str | bytes, hint)
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     return decode(data, name, limits=limits)
 
@@ -194,15 +228,20 @@ def _interpolated(
     env: Mapping[str, str] | None,
     secrets: SecretSource | None,
     names: Mapping[str, Any] | None,
+    *,
+    keep: bool,
 ) -> None:
+    if not session.references:
+        return
     values = Values(
         env=env,
         secrets=secrets,
         names=names,
         deferred=LATER,
+        keep=keep,
         read_file=None if files is None else files.reader(session.limits),
     )
-    if values.active:
+    if values.active or not keep:
         interpolate(document, values, session)
 
 
@@ -291,7 +330,7 @@ def _single_root(session: Session, source: Source, depth: int) -> Any:
 def _neighbour(target: Path) -> str:
     folder = target.parent
     return (
-        did_you_mean(target.name, (p.name for p in folder.iterdir()))
+        near_file(target.name, (p.name for p in folder.iterdir()))
         if folder.is_dir()
         else ""
     )

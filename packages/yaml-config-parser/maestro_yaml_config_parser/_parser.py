@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ._arguments import check_options, known_names
 from ._document import Document
 from ._interpolation import SecretSource
 from ._loading import DEFAULT_LIMITS, StrPath, load, loads
@@ -18,6 +19,7 @@ class YamlConfigParser:
     Holds no state between calls, so threads may share it.
     """
 
+    @known_names
     def __init__(
         self,
         *,
@@ -27,6 +29,10 @@ class YamlConfigParser:
         values: Mapping[str, Any] | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
+        check_options(
+            "YamlConfigParser()", profile=profile, env=env, secrets=secrets,
+            values=values, limits=limits,
+        )  # fmt: skip
         self._profile = profile
         self._env = env
         self._secrets = secrets

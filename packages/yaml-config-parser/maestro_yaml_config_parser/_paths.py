@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from .errors import argument_error
+
 Path = tuple[str | int, ...]
 
 _STEP = re.compile(
@@ -18,7 +20,7 @@ def parse_path(text: str) -> Path:
     """Split `a.b[0]["c.d"]` into its steps; a leading `$` is allowed.
 
     Raises:
-        ValueError: the text is not a path.
+        ArgumentError: the text is not a path.
     """
     rest = text.removeprefix("$")
     steps: list[str | int] = []
@@ -26,7 +28,8 @@ def parse_path(text: str) -> Path:
     while at < len(rest):
         match = _STEP.match(rest, at)
         if match is None:
-            raise ValueError(f"not a path: {text!r} at character {at + 1}")
+            where = f"at character {at + 1}"
+            raise argument_error(f"path {text!r}", f"expected a name or [item] {where}")
         if match["index"] is not None:
             steps.append(int(match["index"]))
         else:

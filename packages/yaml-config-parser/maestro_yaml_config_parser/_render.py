@@ -7,10 +7,12 @@ from typing import Any
 
 import yaml
 
+from ._arguments import check_is
 from ._document import Document, Origin
 from ._expressions import Secret
 from ._paths import Path, format_path
 from ._scalars import PlainTextError, Scalars
+from .errors import argument_error
 
 _ABSENT = object()
 
@@ -81,7 +83,8 @@ def render(root: Any, kind: str = "yaml", *, redact: bool = True) -> str:
     if kind == "json":
         return json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if kind != "yaml":
-        raise ValueError(f"render to 'yaml' or 'json', not {kind!r}")
+        message = f"kind is 'yaml' or 'json', got {kind!r}"
+        raise argument_error("render()", message)
     text: str = yaml.dump(shown, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
 
@@ -103,6 +106,7 @@ def _short(value: Any) -> str:
 
 def diff(old: Document, new: Document) -> tuple[Difference, ...]:
     """Return what differs, in the order of the documents."""
+    check_is("diff()", "other", "a Document", new, Document, "load() makes one")
     return tuple(_differences(old, new, old.root, new.root, ()))
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union
 
-from ._diagnostics import Diagnostic, did_you_mean
+from ._diagnostics import Diagnostic, closest, did_you_mean
 from ._document import Document
 from ._paths import Path
-from .errors import SchemaError
+from ._scalars import PlainTextError, Scalars
+from .errors import ArgumentError, SchemaError, argument_error
 
 T = TypeVar("T")
 BAD = type("Bad", (), {"__repr__": lambda _: "BAD"})()
@@ -101,7 +102,7 @@ class Finding:
     path: Path
     message: str
     code: str
-    hint: str
+    hint: str | Callable[[], str]
     key: bool
 
 
@@ -115,7 +116,13 @@ class Context:
         self.found: list[Finding] = []
 
     def error(
-        self, path: Path, message: str, *, code: str, hint: str = "", key: bool = False
+        self,
+        path: Path,
+        message: str,
+        *,
+        code: str,
+        hint: str | Callable[[], str] = "",
+        key: bool = False,
     ) -> Any:
         """Note a finding at a path; return BAD."""
         if len(self.found) < _MOST_ERRORS:
@@ -159,18 +166,26 @@ class Context:
         elif isinstance(kind, type):
             ok = isinstance(value, kind)
         else:
-            raise TypeError(f"maestro-config cannot check the type {kind!r}")
+            raise argument_error(
+                "into()", f"cannot check the type {kind!r}", "such as a dataclass"
+            )
         return value if ok else self.mismatch(value, kind, path)
 
     def mismatch(self, value: Any, kind: Any, path: Path) -> Any:
         """Note that a value has the wrong type."""
-        where = f" for {path[-1]!r}" if path and isinstance(path[-1], str) else ""
         return self.error(
             path,
-            f"expected {describe(kind)}{where}, got {shown(value)}",
+            f"expected {describe(kind)}{_for(path)}, got {shown(value)}",
             code="type",
-            hint=_advice(value, kind),
+            hint=lambda: _advice(value, kind, self.written(path)),
         )
+
+    def written(self, path: Path, *, key: bool = False) -> str:
+        """Return the word of the file at a path, such as `0777` or `"8"`."""
+        place = self.document.places_of(path)[0]
+        index = place.key if key else place.value
+        found = _WORD.match(place.source.text, index)
+        return found.group() if found else ""
 
     def _annotated(self, value: Any, kind: Any, path: Path) -> Any:
         inner, *extras = typing.get_args(kind)
@@ -181,7 +196,7 @@ class Context:
             complaint = _outside(made, extra)
             if complaint:
                 return self.error(
-                    path, f"{complaint}, got {shown(value)}", code="bounds"
+                    path, f"{complaint}{_for(path)}, got {shown(value)}", code="bounds"
                 )
         return made
 
@@ -216,7 +231,7 @@ class Context:
         listed = ", ".join(repr(c) for c in allowed)
         hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
         return self.error(
-            path, f"expected one of {listed}, got {shown(value)}",
+            path, f"expected one of {listed}{_for(path)}, got {shown(value)}",
             code="choice", hint=hint,
         )  # fmt: skip
 
@@ -234,7 +249,9 @@ class Context:
         if plain is tuple and args and Ellipsis not in typing.get_args(kind):
             if len(value) != len(args):
                 return self.error(
-                    path, f"expected {len(args)} items, got {len(value)}", code="length"
+                    path,
+                    f"expected {len(args)} items{_for(path)}, got {len(value)}",
+                    code="length",
                 )
             kinds = args
         else:
@@ -256,7 +273,8 @@ class Context:
             if args[0] is str and not isinstance(key, str):
                 self.error(
                     (*path, key), f"expected text as key, got {shown(key)}",
-                    code="type", hint=f'quote it: "{key}"', key=True,
+                    code="type", key=True,
+                    hint=_quoted(key, self.written((*path, key), key=True)),
                 )  # fmt: skip
                 continue
             made[key] = self.convert(item, args[1], (*path, key))
@@ -270,12 +288,15 @@ class Context:
         fields = fields_of(cls)
         made: dict[str, Any] = {}
         known = {key: f for f in fields for key in f.keys}
+        meant: set[str] = set()  # said already: not missing besides
         label = _label(cls, value)
         for key, item in value.items():
             field = known.get(key)
             if field is None:
                 names = [f.keys[0] for f in fields]
-                hint = did_you_mean(key, [n for n in names if n not in value] or names)
+                near = closest(key, [n for n in names if n not in value] or names)
+                hint = f"did you mean {near!r}?" if near is not None else ""
+                meant.add(near or "")
                 self.error(
                     (*path, key), f"unknown key {key!r} in {label}",
                     code="unknown-key", key=True,
@@ -289,7 +310,8 @@ class Context:
             else:
                 made[field.name] = self.convert(item, field.type, (*path, key))
         for field in fields:
-            if field.required and field.name not in made:
+            missing = field.required and field.name not in made
+            if missing and field.keys[0] not in meant:
                 self.error(
                     path,
                     f"missing key {field.keys[0]!r} in {label}",
@@ -299,6 +321,8 @@ class Context:
             return BAD
         try:
             result = cls(**made)
+        except ArgumentError:
+            raise
         except (ValueError, TypeError) as e:  # from the class's own __post_init__
             return self.error(path, f"{label}: {e}", code="value")
         check = getattr(result, "__check__", None)
@@ -379,8 +403,60 @@ def describe(kind: Any) -> str:
     return _NOUNS.get(plain, getattr(plain, "__name__", str(plain)))
 
 
-def _advice(value: Any, kind: Any) -> str:
+_WORD = re.compile(r"""(["'])?(?(1).*?\1|[^\s,\[\]{}#]+)""")
+
+
+def _for(path: Path) -> str:
+    return f" for {path[-1]!r}" if path and isinstance(path[-1], str) else ""
+
+
+def _quoted(value: Any, written: str) -> str:
+    """Advise to quote a value as the file has it: 1.10 is not 1.1."""
+    try:
+        same = Scalars(1_000)[written.rstrip(":")] == value if written else False
+    except PlainTextError:
+        same = False
+    plain = str(value).lower() if isinstance(value, bool) else value
+    return f'quote it: "{written.rstrip(":") if same else plain}"'
+
+
+def _number_for(value: str, kind: Any) -> list[str]:
+    """Return how a text can be written as a number that fits the type."""
+    plain = value.replace("_", "")
+    digits = plain.lstrip("+-")
+    sign = plain[: len(plain) - len(digits)]
+    writings = [plain]
+    if re.fullmatch("0[0-9]+", digits):
+        writings = [sign + (digits.lstrip("0") or "0")]
+        if re.fullmatch("0[0-7]*[1-7]", digits) and not sign and writings != [digits]:
+            writings.insert(0, "0o" + digits.lstrip("0"))
+    elif re.fullmatch("[0-9]+[eE][0-9]+", digits):
+        writings = [re.sub("[eE]", "e+", plain)]
+    scalars, found = Scalars(1_000), []
+    for writing in writings:
+        try:
+            number = scalars[writing]
+        except PlainTextError:
+            continue
+        whole = type(number) is int
+        if whole or ("a number" in describe(kind) and type(number) is float):
+            found.append(writing)
+    return found
+
+
+def _as_number(value: str, kind: Any, written: str) -> str:
+    found = _number_for(value, kind)
+    if len(found) == 2:
+        octal, decimal = found
+        return f"write {octal} if it is octal ({int(octal, 8)}), {decimal} if it is not"
+    without = " without quotes" if written[:1] in ("'", '"') else ""
+    return f"write {found[0]}{without}" if found else ""
+
+
+def _advice(value: Any, kind: Any, written: str) -> str:
     text = describe(kind)
+    if isinstance(value, str) and _REFERENCE.match(value):
+        return "pass env=os.environ or secrets=... to load (maestro-config: --env)"
     if isinstance(value, str):
         if "true or false" in text:
             lowered = value.casefold()
@@ -388,14 +464,23 @@ def _advice(value: Any, kind: Any) -> str:
                 return "write true"
             if lowered in ("no", "off", "n"):
                 return "write false"
-        if "number" in text and re.fullmatch(r"[-+]?[0-9.]+", value.replace("_", "")):
-            return f"write {value.replace('_', '').lstrip('0') or '0'} without quotes"
+        if "number" in text:
+            return _as_number(value, kind, written)
         if text == "a list":
-            return f"write [{value}]"
+            safe = re.fullmatch(r"[\w./-]+", value)
+            return f"write [{value}]" if safe else f"write [{_json(value)}]"
     if text == "text" and isinstance(value, bool | int | float):
-        shown_value = str(value).lower() if isinstance(value, bool) else value
-        return f'quote it: "{shown_value}"'
+        return _quoted(value, written)
     return ""
+
+
+_REFERENCE = re.compile(r"\$\{(?:env|file|secret):")
+
+
+def _json(text: str) -> str:
+    from json import dumps
+
+    return dumps(text, ensure_ascii=False)
 
 
 _ORDER: tuple[tuple[str, str, Callable[[Any, Any], bool]], ...] = (
@@ -440,7 +525,11 @@ def into(document: Document, cls: type[T]) -> T:
         raise SchemaError(
             in_order(
                 document.diagnostic(
-                    f.path, f.message, code=f.code, hint=f.hint, key=f.key
+                    f.path,
+                    f.message,
+                    code=f.code,
+                    hint=f.hint if isinstance(f.hint, str) else f.hint(),
+                    key=f.key,
                 )
                 for f in context.found
             )

@@ -3,11 +3,11 @@
 import os
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ._diagnostics import Diagnostic
-from .errors import ConfigReadError, LimitExceededError
+from ._diagnostics import Diagnostic, near_file
+from .errors import ConfigReadError, LimitExceededError, argument_error
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _WORD = re.compile(r"[^\s,:\[\]{}#]+")
@@ -32,6 +32,13 @@ class Limits:
     aliases: int = 1_000_000
     digits: int = 1_000
     includes: int = 200
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if type(value) is not int or value < 1:
+                message = f"{item.name} is a whole number from 1, got {value!r:.60}"
+                raise argument_error("Limits()", message)
 
 
 class Source:
@@ -120,20 +127,20 @@ def read_source(
     try:
         with Path(path).open("rb") as stream:
             data = stream.read(limits.bytes + 1)
-    except OSError as e:
+    except (OSError, ValueError) as e:  # ValueError: a null character
         raise ConfigReadError(_unreadable(name, e)) from e
     return decode(data, name, limits=limits, layer=layer)
 
 
-def _unreadable(name: str, error: OSError) -> Diagnostic:
-    folder = Path(name).parent
+def _unreadable(name: str, error: OSError | ValueError) -> Diagnostic:
     hint = ""
-    if isinstance(error, FileNotFoundError) and folder.is_dir():
-        from ._diagnostics import did_you_mean
-
-        found = (p.name for p in folder.iterdir())
-        hint = did_you_mean(Path(name).name, found)
-    reason = (error.strerror or str(error)).lower()
+    if "\n" in name or ": " in name:
+        hint = "that looks like YAML: use loads() for a text"
+        name = repr(name if len(name) <= 60 else name[:57] + "...")
+    elif isinstance(error, FileNotFoundError) and Path(name).parent.is_dir():
+        found = (p.name for p in Path(name).parent.iterdir())
+        hint = near_file(Path(name).name, found)
+    reason = (getattr(error, "strerror", None) or str(error)).lower()
     return no_place(name, f"cannot be read: {reason}", code="unreadable", hint=hint)
 
 

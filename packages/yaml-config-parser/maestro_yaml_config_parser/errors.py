@@ -1,6 +1,7 @@
 """What can go wrong, and where.
 
 ConfigError                       the root; .diagnostics, .file, .line, .column
+├── ArgumentError                 a wrong argument (TypeError, ValueError)
 ├── ConfigReadError               a file cannot be read, or is not UTF-8
 ├── ConfigSyntaxError             the text is not YAML
 ├── DuplicateKeyError             a key twice in one mapping; .key, .first_line
@@ -10,7 +11,7 @@ ConfigError                       the root; .diagnostics, .file, .line, .column
 ├── LayerError                    overlays or profiles that cannot be combined
 ├── InterpolationError            ${...} or ${{ ... }} without a value; .expression
 ├── SchemaError                   the data does not fit; .diagnostics has them all
-├── PathNotFoundError (KeyError)  no such place in the document; .path
+├── PathNotFoundError             no such place (KeyError, IndexError); .path
 └── EditError                     an edit that cannot be made
 """
 
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 from ._diagnostics import Diagnostic
 
 __all__ = [
+    "ArgumentError",
     "ConfigError",
     "ConfigReadError",
     "ConfigSyntaxError",
@@ -80,6 +82,18 @@ def _restore(
     return error
 
 
+class ArgumentError(ConfigError, TypeError, ValueError):
+    """A function was called with an argument that it cannot take."""
+
+
+def argument_error(where: str, message: str, hint: str = "") -> ArgumentError:
+    """Return the error for an argument of the function `where`."""
+    found = Diagnostic(
+        file=where, line=0, column=0, message=message, code="argument", hint=hint
+    )
+    return ArgumentError(found)
+
+
 class ConfigReadError(ConfigError):
     """A file cannot be read, or its bytes are not UTF-8."""
 
@@ -134,7 +148,7 @@ class SchemaError(ConfigError):
     """The data does not have the shape that was asked for."""
 
 
-class PathNotFoundError(ConfigError, KeyError):
+class PathNotFoundError(ConfigError, KeyError, IndexError):
     """No such place in the document."""
 
     __str__ = Exception.__str__

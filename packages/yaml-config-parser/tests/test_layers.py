@@ -148,10 +148,54 @@ def test_references_take_the_type_of_the_plain_value(write):
     ) as caught:
         load(file, env={"HOTS": "h"})
     assert (caught.value.line, caught.value.column) == (3, 4)
-    assert load(file)["u"] == "http://${env:HOST}/"
+    kept = load(file, references="keep")
+    assert kept["u"] == "http://${env:HOST}/"
+    assert kept["raw"] == "$${env:HOST}"
     escape = write("b.yaml", "f: ${file:../x}\n")
     with pytest.raises(InterpolationError, match="lies outside"):
         load(escape, env={})
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "words"),
+    [
+        (
+            "a: 1\nu: x${env:URL}",
+            {},
+            r"\$\{env:URL\} has no value: pass env=os.environ",
+        ),
+        ("a: 1\nu: x${env:URL:-y}", {"secrets": {}}, "pass env=os.environ"),
+        ("a: 1\nu: x${secret:T}", {"env": {}}, "has no value: pass secrets="),
+        ("a: 1\nu: x${file:f}", {}, "a text has no folder, use load"),
+    ],
+)
+def test_a_reference_without_values_is_refused(text, given, words):
+    """Never taken for the text itself, which can be had in two ways."""
+    with pytest.raises(InterpolationError, match=words) as caught:
+        loads(text, **given)
+    assert (caught.value.line, caught.value.column) == (2, 4)
+    assert "for the text itself" in caught.value.first.hint
+    plain = text.partition("u: ")[2]
+    assert loads(text, references="keep", **given)["u"] == plain
+    assert loads(text.replace("${", "$${"), **given)["u"] == plain
+
+
+def test_references_are_seen_wherever_they_come_from(write):
+    """Overlays, includes, aliases, profiles and a document that is one text."""
+    write("inc.yaml", "x: ${env:X}\n")
+    base = write("base.yaml", "a: &a [1]\nb: *a\n")
+    over = write("over.yaml", "a: !include inc.yaml\n")
+    assert load(base).to_dict() == {"a": [1], "b": [1]}
+    with pytest.raises(InterpolationError, match="inc.yaml:1:4"):
+        load(base, overlays=[over])
+    assert load(base, overlays=[over], env={"X": "7"})["a"] == {"x": 7}
+    assert loads("${env:X}", env={"X": "7"}).root == 7
+    with pytest.raises(InterpolationError, match="<string>:1:1"):
+        loads("${env:X}")
+    made = loads("a: !ref X", tags={"!ref": "${{env:{}}}".format}, env={"X": "b"})
+    assert made["a"] == "b"
+    write("token", "t\n")
+    assert load(write("f.yaml", "t: ${file:token}\n"))["t"] == "t"
 
 
 def test_a_secret_is_usable_and_never_printed(write):

@@ -1,6 +1,7 @@
 """Dataclasses as schema, JSON Schema out and in."""
 
 import enum
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -46,6 +47,16 @@ class App:
             raise ValueError("the name is taken")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Advised:
+    number: int = 0
+    share: float = 0.0
+    word: str = ""
+    words: dict[str, str] = field(default_factory=dict)
+    items: list[str] = field(default_factory=list)
+    port: Annotated[int, Bounds(le=65535)] = 0
+
+
 def findings(text):
     with pytest.raises(SchemaError) as caught:
         loads(text, "f").into(App)
@@ -72,15 +83,15 @@ def test_a_document_becomes_an_object():
         ("name: 1", "f:1:7: expected text for 'name', got number 1; quote it: \"1\""),
         ("name: true", "f:1:7: expected text for 'name', got true; quote it: \"true\""),
         ("name: a\nservers: {}", "f:2:10: expected a list for 'servers', got an empty mapping"),
-        ("name: a\nservers: [{host: A}]", "f:2:18: expected text that matches '^[a-z]+$', got text 'A'"),
-        ("name: a\nservers: [{host: a, port: 0}]", "f:2:27: expected at least 1, got number 0"),
+        ("name: a\nservers: [{host: A}]", "f:2:18: expected text that matches '^[a-z]+$' for 'host', got text 'A'"),
+        ("name: a\nservers: [{host: a, port: 0}]", "f:2:27: expected at least 1 for 'port', got number 0"),
         ("name: a\nservers: [{host: a, port: '8'}]", "f:2:27: expected a whole number for 'port', got text '8'; write 8 without quotes"),
         ("name: a\nservers: [{host: a, class: b, klass: c}]", "f:2:31: 'klass' and 'class' are the same key"),
-        ("name: a\nlevel: hihg", "f:2:8: expected one of 'low', 'high', got text 'hihg'; did you mean 'high'?"),
+        ("name: a\nlevel: hihg", "f:2:8: expected one of 'low', 'high' for 'level', got text 'hihg'; did you mean 'high'?"),
         ("name: a\nratio: x", "f:2:8: expected a number for 'ratio', got text 'x'"),
         ("name: a\neither: x", "f:2:9: expected a whole number or a list for 'either', got text 'x'"),
         ("name: a\neither: [x]", "f:2:10: expected a whole number, got text 'x'"),
-        ("name: a\npair: [1]", "f:2:7: expected 2 items, got 1"),
+        ("name: a\npair: [1]", "f:2:7: expected 2 items for 'pair', got 1"),
         ("name: a\ntable: {1: 1}", 'f:2:9: expected text as key, got number 1; quote it: "1"'),
         ("name: a\nnested: {hots: a}", "f:2:10: unknown key 'hots' in server; did you mean 'host'?"),
         ("name: bad", "f:1:1: app 'bad': the name is taken"),
@@ -90,6 +101,58 @@ def test_a_document_becomes_an_object():
 def test_a_misfit_is_named(text, message):
     """Expected, got, where, and what to write instead."""
     assert any(line.startswith(message) for line in findings(text)), findings(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("number: 0777", "expected a whole number for 'number', got text '0777'; write 0o777 if it is octal (511), 777 if it is not"),
+        ("number: 012", "got text '012'; write 0o12 if it is octal (10), 12 if it is not"),
+        ("number: '012'", "got text '012'; write 0o12 if it is octal (10), 12 if it is not"),
+        ("number: 089", "got text '089'; write 89"),
+        ("number: 007", "got text '007'; write 0o7 if it is octal (7), 7 if it is not"),
+        ("number: 00", "got text '00'; write 0"),
+        ("number: -012", "got text '-012'; write -12"),
+        ("number: '8'", "got text '8'; write 8 without quotes"),
+        ("number: '0x1F'", "got text '0x1F'; write 0x1F without quotes"),
+        ("number: 1_000", "got text '1_000'; write 1000"),
+        ("number: '1.5'", "got text '1.5'"),
+        ("number: 1.2.3", "got text '1.2.3'"),
+        ("number: ''", "got text ''"),
+        ("share: 1e3", "got text '1e3'; write 1e+3"),
+        ("share: '1.5'", "got text '1.5'; write 1.5 without quotes"),
+        ("word: 1.10", 'got number 1.1; quote it: "1.10"'),
+        ("word: 0x1F", 'got number 31; quote it: "0x1F"'),
+        ("word: True", 'got true; quote it: "True"'),
+        ("words: {1.10: a}", 'got number 1.1; quote it: "1.10"'),
+        ("items: a", "expected a list for 'items', got text 'a'; write [a]"),
+        ("items: 'a, b'", "got text 'a, b'; write [\"a, b\"]"),
+        ("port: 80990", "f:1:7: expected at most 65535 for 'port', got number 80990"),
+        ("number: ${env:N}", "pass env=os.environ or secrets=... to load (maestro-config: --env)"),
+    ],
+)  # fmt: skip
+def test_the_advice_can_be_followed(text, line):
+    """What it says to write is what the type wants, and the same value."""
+    with pytest.raises(SchemaError) as caught:
+        loads(text, "f", references="keep").into(Advised)
+    (found,) = caught.value.diagnostics
+    assert found.summary.endswith(line)
+    if found.hint.startswith("write "):
+        key, _, _ = text.partition(":")
+        words = found.hint.removeprefix("write ").removesuffix(" without quotes")
+        choices = re.sub(r" if it is (?:octal \(\d+\)|not)", "", words)
+        for word in choices.split(", ") if choices != words else [words]:
+            loads(f"{key}: {word}").into(Advised)
+
+
+def test_a_misspelt_key_is_not_missing_besides():
+    """One mistake, one finding; another missing key is still reported."""
+    assert findings("nmae: a") == [
+        "f:1:1: unknown key 'nmae' in app; did you mean 'name'?"
+    ]
+    lines = findings("name: a\nnested: {hots: a}")
+    assert lines == ["f:2:10: unknown key 'hots' in server; did you mean 'host'?"]
+    assert len(findings("xyz: a")) == 2
 
 
 def test_the_json_schema_agrees():
