@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from ._messages import Model, Price, PriceTable, Reply, Request, ToolCall, Usage
     from ._openai import OpenAICompatible, openai_compatible
     from ._orchestrator import Orchestrator
-    from ._patterns import (
-        Said,
-        conversation,
-        debate,
-        group_chat,
-        handoff,
-        hierarchical,
-        parallel,
-        sequential,
-    )
     from ._persona import Persona, PersonaRegistry
     from ._plan import Plan, Task
     from ._processes import run_process, subprocess_agent
@@ -35,10 +25,21 @@ if TYPE_CHECKING:
     from ._run import Run
     from ._session import LoopLimits
     from ._touches import JournalLeases
-    from ._turn import Turn
+    from ._turn import (
+        Said,
+        Turn,
+        conversation,
+        debate,
+        group_chat,
+        handoff,
+        hierarchical,
+        parallel,
+        sequential,
+    )
     from ._worktrees import Worktrees
 
 _WHERE = {
+    "_turn": "Turn Said conversation debate group_chat handoff hierarchical parallel sequential",
     "_retry": "Retry Throttle Child Supervisor",
     "_messages": "Model Reply Request ToolCall Usage Price PriceTable",
     "_touches": "JournalLeases",
@@ -52,14 +53,12 @@ _WHERE = {
     "_gates": "Gate GateInput GateResult",
     "_journal": "Journal",
     "_openai": "OpenAICompatible openai_compatible",
-    "_patterns": "Said conversation debate group_chat handoff hierarchical parallel sequential",
     "_persona": "Persona PersonaRegistry",
     "_plan": "Plan Task",
     "_processes": "run_process subprocess_agent",
     "_orchestrator": "Orchestrator",
     "_run": "Run",
     "_session": "LoopLimits",
-    "_turn": "Turn",
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}
 

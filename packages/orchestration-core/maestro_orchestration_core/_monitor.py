@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, final
 from urllib.parse import parse_qs, urlsplit
 
-from ._fold import ACTIVE, RunView, Span, State
+from ._fold import RunView, Span, State
 from ._journal import Journal
 from ._log import Event
 from .errors import JournalError
@@ -65,7 +65,7 @@ def draw(view: RunView, events: Collection[Event], *, width: int = 80) -> str:
     end = view.last_ns
     start = view.first_ns
     total = view.total
-    done = sum(t.state.terminal for t in view.tasks.values())
+    done = view.counts[State.COMPLETED]
     lines = [
         (
             f"run {view.run}  {view.status}  {done}/{len(view.tasks)} tasks  "
@@ -80,10 +80,12 @@ def draw(view: RunView, events: Collection[Event], *, width: int = 80) -> str:
     lines += _budget_lines(view, width)
     for n, lane in enumerate(lanes(view.spans), 1):
         lines.append(f"w{n:<2} |{_bar(lane, start, end, width - 7)}|")
-    for task in view.tasks.values():
+    wide = min(32, max(map(len, view.tasks), default=0))
+    # What is not done first: a small terminal shows the head alone.
+    for task in sorted(view.tasks.values(), key=lambda t: t.state is State.COMPLETED):
         mark = _MARKS.get(task.state, task.state.value)
         why = task.detail.split("\n")[0] or task.waits_for
-        line = f"  {mark:10} {task.name:20} {task.agent:12} {why}"
+        line = f"  {mark:10} {task.name[:wide]:{wide}} {task.agent:12} {why}"
         lines.append(line[:width].rstrip())
     for event in list(events)[-5:]:
         who = " ".join(x for x in (event.task, event.actor) if x)
@@ -115,8 +117,8 @@ def _bar(lane: Sequence[Span], start: int, end: int, width: int) -> str:
     for span in lane:
         first = min(width - 1, int((span.start_ns - start) * scale))
         last = min(width, max(first + 1, int(((span.end_ns or end) - start) * scale)))
-        label = span.task[: last - first].ljust(last - first, "=")
-        cells[first:last] = label
+        room = last - first - 1
+        cells[first:last] = span.task[:room].ljust(room, "=") + "|"
     return "".join(cells)
 
 
@@ -174,15 +176,13 @@ def state(journal: Journal, watch: Watch) -> dict[str, Any]:
         ],
         "tasks": [
             {"name": t.name, "state": t.state.value, "agent": t.agent,
-             "attempt": t.attempt, "detail": t.detail or t.waits_for,
-             "active": t.state in ACTIVE}
+             "attempt": t.attempt, "detail": t.detail or t.waits_for}
             for t in view.tasks.values()
         ],
         "burn": [
             [at / 1e6, tokens, usd / 1e6]
             for at, tokens, usd in reversed(view.burn[::-1][::every])
         ],
-        "warnings": [dict(e.data) for e in view.warnings],
         "events": [
             {"seq": e.seq, "type": e.type, "task": e.task, "actor": e.actor}
             for e in reversed(watch.recent)
@@ -230,6 +230,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts.path == "/":
             page = files(__package__).joinpath("monitor.html").read_bytes()
             self._send(200, "text/html; charset=utf-8", page)
+        elif parts.path == "/favicon.ico":
+            self._send(204, "image/x-icon", b"")
         elif parts.path == "/state.json":
             self._state(parse_qs(parts.query))
         else:
