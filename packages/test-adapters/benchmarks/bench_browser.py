@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="fewer rounds")
     parser.add_argument("--json", metavar="FILE", help="write the result")
     arguments = parser.parse_args()
-    rounds = 5 if arguments.short else 15
+    rounds = 3 if arguments.short else 15
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         page = Path(folder, "late.html")
         page.write_text(PAGE, encoding="utf-8")
