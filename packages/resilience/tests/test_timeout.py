@@ -89,7 +89,7 @@ def test_a_cancellation_at_the_moment_of_the_timeout_wins():
 
 
 def test_many_calls_share_one_timer_and_each_ends_in_time():
-    timeout = Timeout(0.1)
+    timeout = Timeout(0.8)
 
     async def main() -> None:
         async def call(i: int) -> str:
@@ -99,7 +99,7 @@ def test_many_calls_share_one_timer_and_each_ends_in_time():
             started = time.monotonic()
             with pytest.raises(TimeoutExceeded):
                 await timeout(hang)()
-            assert time.monotonic() - started >= 0.099
+            assert time.monotonic() - started >= 0.79
             return "late"
 
         async def quick() -> str:
@@ -155,8 +155,8 @@ def test_attempts_shrink_to_what_the_deadline_leaves():
             left.append(time_remaining())
             await asyncio.sleep(60)
 
-        guarded = Retry(attempts=50, wait=0)(Timeout(0.05)(body))
-        with deadline(0.12), pytest.raises(TimeoutExceeded):
+        guarded = Retry(attempts=50, wait=0)(Timeout(0.4)(body))
+        with deadline(1.0), pytest.raises(TimeoutExceeded):
             await guarded()
         assert 2 <= len(left) <= 3
         assert left[0] > left[-1]
