@@ -261,6 +261,7 @@ async def _to_end(fn: Callable[[], _T]) -> _T:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
         await asyncio.wait([job])
+        job.exception()  # looked at, or asyncio complains
         raise
 
 

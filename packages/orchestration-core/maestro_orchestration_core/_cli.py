@@ -32,16 +32,9 @@ exit codes:
   0 done      1 a task failed      2 wrong use or settings      3 budget
   4 gate      5 conflict           75 waits for a person        130 interrupted
 """
-OK, FAILED, USAGE, BUDGET, GATE, CONFLICT, WAITS, INTERRUPTED = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    75,
-    130,
-)
+OK, FAILED, USAGE, BUDGET, GATE, CONFLICT = range(6)
+WAITS, INTERRUPTED = 75, 130
+_Command = Callable[..., argparse.ArgumentParser]
 _BY_REASON: Final = {"budget": BUDGET, "gate": GATE, "conflict": CONFLICT}
 
 
@@ -77,21 +70,33 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(
-        name: str, go: Callable[[argparse.Namespace], int], about: str
+        name: str,
+        go: Callable[[argparse.Namespace], int],
+        about: str,
+        *,
+        journal: bool = True,
     ) -> argparse.ArgumentParser:
         found = commands.add_parser(name, help=about, description=about)
         found.set_defaults(go=go)
         found.add_argument("--json", action="store_true", help="print JSON")
+        if journal:
+            found.add_argument("--journal", type=Path, default=Path("runs.db"),
+                               help="the journal's file (runs.db)")  # fmt: skip
         return found
 
-    def journal(found: argparse.ArgumentParser) -> None:
-        found.add_argument("--journal", type=Path, default=Path("runs.db"),
-                           help="the journal's file (runs.db)")  # fmt: skip
+    _add_plans(command)
+    _add_views(command)
+    _add_decisions(command)
+    return parser
 
-    plan = command("plan", _plan, "show tiers, bound, conflicts and who does what")
+
+def _add_plans(command: _Command) -> None:
+    plan = command(
+        "plan", _plan, "show tiers, bound, conflicts and who does what", journal=False
+    )
     plan.add_argument("file", type=Path)
     plan.add_argument("--workers", type=int)
-    run = command("run", _run, "run a plan, or go on with it")
+    run = command("run", _run, "run a plan, or go on with it", journal=False)
     run.add_argument("file", type=Path)
     run.add_argument("--run-id")
     run.add_argument("--journal", type=Path)
@@ -100,8 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--budget-tokens", type=int, help="replaces the file's limit")
     run.add_argument("--max-workers", type=int)
     run.add_argument("--wait", action="store_true", help="wait for people's decisions")
+
+
+def _add_views(command: _Command) -> None:
     watch = command("monitor", _watch, "look at a run from another process")
-    journal(watch)
     watch.add_argument("run", nargs="?")
     how = watch.add_mutually_exclusive_group()
     how.add_argument("--follow", action="store_true", help="until it ends")
@@ -109,7 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--web", action="store_true", help="serve the page on loopback")
     watch.add_argument("--port", type=int, default=0)
     recover = command("recover", _recover, "list, resume, discard, fork, settle")
-    journal(recover)
     recover.add_argument(
         "what", choices=["list", "resume", "discard", "fork", "in-doubt"]
     )
@@ -123,35 +129,41 @@ def _parser() -> argparse.ArgumentParser:
         "--text", default="", help="the answer of a call that was done"
     )
     numbers = command("metrics", _metrics, "numbers of runs")
-    journal(numbers)
     numbers.add_argument("what", choices=["show", "export", "compare"])
     numbers.add_argument("run")
     numbers.add_argument("other", nargs="?")
     numbers.add_argument("--format", choices=["json", "csv", "otel"], default="json")
-    persona = command("persona", _persona, "list, show, explain or check personas")
+    persona = command(
+        "persona", _persona, "list, show, explain or check personas", journal=False
+    )
     persona.add_argument("what", choices=["list", "show", "explain", "validate"])
     persona.add_argument("path", type=Path)
     persona.add_argument("name", nargs="?")
+
+
+def _add_decisions(command: _Command) -> None:
     for name, about in (("approve", "grant an approval"), ("deny", "deny an approval")):
         found = command(name, _decide, about)
-        journal(found)
         found.set_defaults(kind=name)
         found.add_argument("run")
         found.add_argument("approval", help="such as task:before")
-        found.add_argument("--by", default=getpass.getuser())
+        found.add_argument("--by", default=_me())
         found.add_argument("--note", default="")
     cancel = command("cancel", _cancel, "cancel a run or one task")
-    journal(cancel)
     cancel.add_argument("run")
     cancel.add_argument("task", nargs="?")
-    journal(command("locks", _locks, "who holds which lease"))
+    command("locks", _locks, "who holds which lease")
     gc = command("gc", _gc, "drop large answers of old finished runs")
-    journal(gc)
     gc.add_argument("--keep-days", type=float, default=30.0)
     doctor = command("doctor", _doctor, "check journal, git, plan, models, budget")
-    journal(doctor)
     doctor.add_argument("file", type=Path, nargs="?")
-    return parser
+
+
+def _me() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
 
 
 def _print(args: argparse.Namespace, value: Any, plain: str) -> None:
@@ -299,7 +311,7 @@ def _in_doubt(args: argparse.Namespace, journal: Journal, run: str) -> int:
         if not args.how:
             raise SettingsError("say --how retry, done or fail", key="--how")
         data = {"task": args.task, "how": args.how, "text": args.text}
-        journal.post(run, "resolve", {**data, "by": getpass.getuser()})
+        journal.post(run, "resolve", {**data, "by": _me()})
         _print(args, data, f"{args.task}: {args.how}, taken up by the run")
         return OK
     rows = [{"task": t.name, "call": t.waits_for, "detail": t.detail} for t in doubt]
@@ -389,7 +401,7 @@ def _decide(args: argparse.Namespace) -> int:
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    return _post(args, "cancel", {"task": args.task, "by": getpass.getuser()})
+    return _post(args, "cancel", {"task": args.task, "by": _me()})
 
 
 def _locks(args: argparse.Namespace) -> int:

@@ -233,12 +233,14 @@ class Driver:
         finally:
             if renewing:
                 renewing.cancel()
-            if not board.context.broken:
-                self._unlease(spec)
             self.jobs.pop(task.name, None)
             board.schedule.stopped(task.name)
             if task.state is State.READY:
                 board.schedule.push(task.name)
+            try:
+                self._unlease(spec)
+            except Exception as error:  # handed to whoever waits for the result
+                self._fail(error)
             self.poke()
 
     def _stopped(self, task: TaskView) -> None:

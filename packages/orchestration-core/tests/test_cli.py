@@ -124,3 +124,19 @@ def test_doctor_changes_nothing(plan, repository, git, capsys):
     (plan / "runs.db").write_text("not a journal " * 100, encoding="utf-8")
     assert main(["doctor", "plan.toml"]) == 1
     assert "not a usable journal" in capsys.readouterr().out
+
+
+def test_a_user_without_a_name_can_decide(tmp_path, monkeypatch):
+    """A container may run under a number that no file knows."""
+
+    def nobody():
+        raise KeyError("uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    with Journal(tmp_path / "r.db") as journal:
+        journal.open_run("r").append("run.started", {})
+    where = ["--journal", str(tmp_path / "r.db")]
+    assert main(["cancel", *where, "r"]) == 0
+    with Journal(tmp_path / "r.db") as journal:
+        posted = journal.connection.execute("SELECT data FROM inbox").fetchone()[0]
+    assert json.loads(posted)["by"].startswith("uid ")

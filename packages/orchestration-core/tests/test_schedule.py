@@ -277,3 +277,23 @@ def test_a_watch_sees_what_a_whole_reading_sees(tmp_path):
         assert [e.seq for e in first + second] == list(range(1, second[-1].seq + 1))
         assert watch.view == RunView.of("r", journal.events("r"))
     assert watch.view.status == "completed"
+
+
+def test_a_lease_store_that_breaks_ends_the_session_and_not_in_a_hang():
+    """Letting go fails: the error comes out of `result`."""
+
+    class Leases:
+        def take(self, name, holder, *, ttl, shared=False):
+            return 1
+
+        def release(self, name, holder):
+            raise OSError("the lease server is gone")
+
+    maestro = Orchestrator([agent()], leases=Leases())
+
+    async def main():
+        async with maestro.start(Plan([Task("t", touches=["a"])])) as run:
+            await asyncio.wait_for(run.result(), 20)
+
+    with pytest.raises(OSError, match="lease server is gone"):
+        asyncio.run(main())
