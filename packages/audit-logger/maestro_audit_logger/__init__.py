@@ -42,12 +42,15 @@ if TYPE_CHECKING:
         InvalidEvent,
         InvalidNote,
         InvalidProof,
+        InvalidSetting,
+        KeyExists,
         LogClosed,
         LogDamaged,
         LogNotFound,
         MissingActor,
         UnknownFormat,
         UntrustedNote,
+        WrongOrigin,
     )
 
 _HOMES = {
@@ -67,12 +70,15 @@ _HOMES = {
         "InvalidEvent",
         "InvalidNote",
         "InvalidProof",
+        "InvalidSetting",
+        "KeyExists",
         "LogClosed",
         "LogDamaged",
         "LogNotFound",
         "MissingActor",
         "UnknownFormat",
         "UntrustedNote",
+        "WrongOrigin",
     ],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -91,6 +97,8 @@ __all__ = [
     "InvalidEvent",
     "InvalidNote",
     "InvalidProof",
+    "InvalidSetting",
+    "KeyExists",
     "LogClosed",
     "LogDamaged",
     "LogNotFound",
@@ -106,6 +114,7 @@ __all__ = [
     "UnknownFormat",
     "UntrustedNote",
     "VerifyReport",
+    "WrongOrigin",
     "check_consistency",
     "check_proof",
     "follow",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 from maestro_audit_logger._event import Actor, Receipt
+from maestro_audit_logger.errors import InvalidSetting
 
 if TYPE_CHECKING:
     from maestro_audit_logger._encode import ResourceLike
@@ -110,14 +112,18 @@ def audited(
     actor: Actor | None,
 ) -> Callable[[F], F]:
     """Wrap a function or coroutine function in `action()`."""
+    if isinstance(capture, str):
+        raise InvalidSetting("capture", f"a list, such as [{capture!r}]", capture)
     wanted = tuple(capture)
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
         unknown = [name for name in wanted if name not in signature.parameters]
         if unknown:
+            near = get_close_matches(unknown[0], signature.parameters, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(
-                f"capture: {function.__qualname__} has no parameter {unknown[0]!r}"
+                f"capture: {function.__qualname__} has no parameter {unknown[0]!r}{hint}"
             )
 
         def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Action:

@@ -11,9 +11,14 @@ from maestro_audit_logger import _commands
 from maestro_audit_logger._commands import FAILED, OK, TAMPERED, UNVERIFIED, USAGE
 from maestro_audit_logger.errors import (
     AuditError,
+    InvalidEvent,
     InvalidNote,
     InvalidProof,
+    InvalidSetting,
+    KeyExists,
+    UnknownFormat,
     UntrustedNote,
+    cause,
 )
 
 _Command = Callable[..., argparse.ArgumentParser]
@@ -32,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        print("maestro-audit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader has gone, as `head` does; keep Python from saying so at exit.
@@ -41,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, TAMPERED)
     except InvalidNote as error:
         return _complain(error, UNVERIFIED)
+    except (KeyExists, InvalidSetting, InvalidEvent, UnknownFormat) as error:
+        return _complain(error, USAGE)
     except (AuditError, OSError, ImportError) as error:
         return _complain(error, FAILED)
     except (ValueError, TypeError) as error:
@@ -49,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: Exception, code: int) -> int:
-    print(f"maestro-audit: {error}", file=sys.stderr)
+    print(f"maestro-audit: {cause(error)}", file=sys.stderr)
     return code
 
 

@@ -73,7 +73,12 @@ def export(args: argparse.Namespace) -> int:
     """Write the matching events in a format."""
     from maestro_audit_logger.exporters import export_to, exporter
 
-    options = dict(option.split("=", 1) for option in args.option)
+    options = {}
+    for option in args.option:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"--option expects NAME=VALUE, got {option!r}")
+        options[name] = value
     events = run_query(args.log, _criteria(args))
     if args.to == "-":
         count = exporter(args.format, **options).write(events, sys.stdout.buffer)

@@ -18,7 +18,13 @@ from time import monotonic
 from typing import Literal, final
 
 from maestro_audit_logger._store import Appended, Store
-from maestro_audit_logger.errors import AuditUnavailable, LogClosed, LogDamaged
+from maestro_audit_logger.errors import (
+    AuditUnavailable,
+    InvalidSetting,
+    LogClosed,
+    LogDamaged,
+    cause,
+)
 
 Stored = tuple[int, str]
 Durability = Literal["commit", "os"] | float
@@ -151,7 +157,7 @@ class Committer:
         if isinstance(error, LogClosed):
             return LogClosed("the audit logger is closed")
         return AuditUnavailable(
-            str(self._store.folder), str(error), uncertain=uncertain
+            str(self._store.folder), cause(error), uncertain=uncertain
         )
 
     def _enter(self, me: int) -> int:
@@ -257,11 +263,11 @@ def sync_interval(durability: object) -> float | None:
         return 0
     if durability == "os":
         return None
-    if isinstance(durability, int | float) and durability > 0:
-        return float(durability)
-    raise ValueError(
-        "durability: expected 'commit', 'os' or a number of seconds, "
-        f"got {durability!r}"
+    known = type(durability) in {int, float}  # True is a number too
+    if known and 0 < durability < float("inf"):  # type: ignore[operator]  # as tested
+        return float(durability)  # type: ignore[arg-type]
+    raise InvalidSetting(
+        "durability", "'commit', 'os' or a number of seconds above 0", durability
     )
 
 

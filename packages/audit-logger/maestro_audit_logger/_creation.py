@@ -13,7 +13,14 @@ from maestro_audit_logger._segments import (
     list_segments,
     segment_path,
 )
-from maestro_audit_logger.errors import AuditUnavailable, LogDamaged, LogNotFound
+from maestro_audit_logger.errors import (
+    AuditUnavailable,
+    InvalidSetting,
+    LogDamaged,
+    LogNotFound,
+    WrongOrigin,
+    cause,
+)
 
 FirstBody = Callable[[str], tuple[str, bytes]]  # log id -> time, body of line 1
 
@@ -26,8 +33,10 @@ def identify(
     Raises:
         LogNotFound: there is none, and no origin to make one.
         AuditUnavailable: it cannot be made.
-        LogDamaged: it is the log of another origin.
+        WrongOrigin: it is the log of another one.
     """
+    if origin is not None:
+        checked_name("origin", origin)
     try:
         found = Identity.load(path)
     except LogNotFound:
@@ -36,21 +45,27 @@ def identify(
         try:
             return _create(path, origin, files, first_body)
         except OSError as error:
-            raise AuditUnavailable(str(path), str(error)) from error
+            raise AuditUnavailable(str(path), cause(error)) from error
     if origin not in {None, found.origin}:
-        raise LogDamaged(
-            str(path),
-            f"expected the log of {origin!r}, found that of {found.origin!r}",
-        )
+        raise WrongOrigin(str(path), str(origin), found.origin)
     return found
+
+
+def checked_name(setting: str, value: object) -> str:
+    """Return a name that can stand in a signed note."""
+    if (
+        not isinstance(value, str)
+        or not value
+        or any(c.isspace() or c == "+" for c in value)
+    ):
+        raise InvalidSetting(
+            setting, "a name without spaces and '+', such as app.example/audit", value
+        )
+    return value
 
 
 def _create(path: Path, origin: str, files: Files, first_body: FirstBody) -> Identity:
     """Make a log with its first record; log.json comes last and makes it one."""
-    if not origin or any(c.isspace() or c == "+" for c in origin):
-        raise ValueError(
-            f"origin: expected a name without spaces and '+', got {origin!r}"
-        )
     path.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(path)
     try:

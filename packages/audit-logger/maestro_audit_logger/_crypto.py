@@ -5,35 +5,50 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
+from maestro_audit_logger._creation import checked_name
 from maestro_audit_logger._note import ED25519, Ed25519Key
+from maestro_audit_logger._signers import write_key
 from maestro_audit_logger.errors import InvalidNote
 
-try:
+if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-except ImportError as error:  # pragma: no cover - the extra is installed in tests
-    raise ImportError(
-        "signing with Ed25519 needs cryptography: "
-        'pip install "maestro-audit-logger[crypto]"'
-    ) from error
 
 _PREFIX = "PRIVATE+KEY+"
 
 
+def _algorithm() -> type[Ed25519PrivateKey]:
+    """Return cryptography's class; this module can be imported without it."""
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise ImportError(
+            "signing with Ed25519 needs cryptography: "
+            'pip install "maestro-audit-logger[crypto]"'
+        ) from error
+    return ed25519.Ed25519PrivateKey
+
+
 @final
 class Ed25519Signer:
-    """Sign with a private key; anybody can check with `public`."""
+    """Sign with a private key; anybody can check with `public`.
+
+    Raises:
+        ImportError: the extra `crypto` is not installed.
+        InvalidSetting: the name has a space or a plus sign in it.
+    """
 
     def __init__(self, name: str, private: bytes) -> None:
-        self._private = Ed25519PrivateKey.from_private_bytes(private)
+        checked_name("name", name)
+        self._private = _algorithm().from_private_bytes(private)
         public = self._private.public_key().public_bytes_raw()
         self.public = Ed25519Key(name, public)
 
     @classmethod
     def generate(cls, name: str) -> Ed25519Signer:
         """Make a new key pair."""
-        return cls(name, Ed25519PrivateKey.generate().private_bytes_raw())
+        return cls(name, _algorithm().generate().private_bytes_raw())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ed25519Signer:
@@ -46,7 +61,10 @@ class Ed25519Signer:
         parts = text.removeprefix(_PREFIX).split("+", 2)
         if not text.startswith(_PREFIX) or len(parts) != 3:
             raise InvalidNote(f"{path}: expected PRIVATE+KEY+name+id+base64")
-        raw = base64.b64decode(parts[2])
+        try:
+            raw = base64.b64decode(parts[2])
+        except ValueError as error:
+            raise InvalidNote(f"{path}: expected base64 after the id") from error
         if len(raw) != 33 or raw[0] != ED25519:
             raise InvalidNote(f"{path}: not an Ed25519 key")
         signer = cls(parts[0], raw[1:])
@@ -55,15 +73,15 @@ class Ed25519Signer:
         return signer
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the private key to a new file of mode 0600."""
+        """Write the private key to a new file of mode 0600.
+
+        Raises:
+            KeyExists: the file is there.
+        """
         raw = bytes([ED25519]) + self._private.private_bytes_raw()
         body = base64.b64encode(raw).decode()
         line = f"{_PREFIX}{self.name}+{self.key_id.hex()}+{body}\n"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, line.encode())
-        finally:
-            os.close(fd)
+        write_key(path, line.encode(), "Ed25519Signer.load")
 
     @property
     def name(self) -> str:

@@ -24,7 +24,13 @@ from maestro_audit_logger._clean import (
     kind_of,
     plain_json,
 )
-from maestro_audit_logger._event import OUTCOMES, SYSTEM_PREFIX, Actor, Resource
+from maestro_audit_logger._event import (
+    OUTCOMES,
+    SYSTEM_PREFIX,
+    Actor,
+    Resource,
+    how_to_name,
+)
 from maestro_audit_logger._redact import Redactor
 from maestro_audit_logger.errors import InvalidEvent
 
@@ -107,7 +113,9 @@ class Encoder:
     def actor(self, actor: Actor) -> str:
         """Encode the actor; done once per `bind`."""
         if not isinstance(actor, Actor):
-            raise InvalidEvent("$.actor", f"expected an Actor, got {actor!r}")
+            raise InvalidEvent(
+                "$.actor", f"expected an Actor, got {actor!r}{how_to_name(actor)}"
+            )
         return self._identified("$.actor", actor.type, actor.id, actor.attributes)
 
     def mapping(

@@ -39,6 +39,14 @@ class Actor:
         return cls("system", id, attributes)
 
 
+def how_to_name(given: object) -> str:
+    """Say how to name an actor, where a text was given for one."""
+    if not isinstance(given, str):
+        return ""
+    ways = ", ".join(f"Actor.{kind}({given!r})" for kind in ("user", "service"))
+    return f"; write {ways} or Actor.system({given!r})"
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Resource:

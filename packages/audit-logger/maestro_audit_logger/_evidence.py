@@ -17,6 +17,7 @@ from maestro_audit_logger._checkpoints import latest_note
 from maestro_audit_logger._event import Event
 from maestro_audit_logger._prove import prove
 from maestro_audit_logger.errors import InvalidNote
+from maestro_audit_logger.exporters import whole_file
 
 _MODULES = ("errors.py", "_merkle.py", "_ed25519.py", "_note.py")
 _OWN_IMPORT = re.compile(
@@ -100,7 +101,10 @@ def write_bundle(
     for number, event in enumerate(chosen):
         name = f"proofs/{number:06d}-{event.seq}.tlog-proof"
         entries[name] = prove(folder, event.seq).encode()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+    with (
+        whole_file(path) as stream,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as bundle,
+    ):
         for name, content in entries.items():
             bundle.writestr(zipfile.ZipInfo(name), content)
     return len(chosen)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from maestro_audit_logger._event import Receipt
-from maestro_audit_logger.errors import AuditUnavailable
+from maestro_audit_logger.errors import AuditUnavailable, InvalidSetting
 
 OnFailure = Literal["raise", "spill", "drop"]
 POLICIES: tuple[OnFailure, ...] = ("raise", "spill", "drop")
@@ -29,11 +29,13 @@ class Fallback:
 
     def __init__(self, policy: OnFailure, spill_folder: Path | None) -> None:
         if policy not in POLICIES:
-            raise ValueError(
-                f"on_failure: expected one of {', '.join(POLICIES)}, got {policy!r}"
+            raise InvalidSetting(
+                "on_failure", f"one of {', '.join(map(repr, POLICIES))}", policy
             )
         if policy == "spill" and spill_folder is None:
-            raise ValueError("on_failure='spill' needs spill_to=, a folder")
+            raise InvalidSetting(
+                "spill_to", "a folder, as on_failure='spill' needs one", None
+            )
         self._policy = policy
         self._folder = spill_folder
         self._lock = threading.Lock()  # guards the counts below

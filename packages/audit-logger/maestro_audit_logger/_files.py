@@ -109,7 +109,7 @@ def quiet(path: Path) -> Iterator[None]:
     """Hold writers off while a reader looks at sizes; needs no write permission."""
     try:
         fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         yield
         return
     try:

@@ -13,7 +13,7 @@ from maestro_audit_logger._commit import Committer, Stored
 from maestro_audit_logger._compose import SYSTEM_ACTOR, Composer
 from maestro_audit_logger._reading import Reading
 from maestro_audit_logger._store import Store
-from maestro_audit_logger.errors import AuditUnavailable
+from maestro_audit_logger.errors import AuditUnavailable, cause
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -47,7 +47,7 @@ class Keeping(Reading):
             self._committer.sync()
         except OSError as error:
             raise AuditUnavailable(
-                str(self.path), str(error), uncertain=True
+                str(self.path), cause(error), uncertain=True
             ) from error
 
     def prove(self, seq: int) -> str:
@@ -71,7 +71,7 @@ class Keeping(Reading):
             try:
                 self._store.seal()
             except OSError as error:
-                raise AuditUnavailable(str(self.path), str(error)) from error
+                raise AuditUnavailable(str(self.path), cause(error)) from error
             return self._checkpoint()
 
     def prune(self, before: str | datetime) -> list[int]:
@@ -152,7 +152,9 @@ class Keeping(Reading):
         try:
             note = self._checkpointer.run()
         except OSError as error:
-            raise AuditUnavailable(str(self.path), f"no checkpoint: {error}") from error
+            raise AuditUnavailable(
+                str(self.path), f"no checkpoint: {cause(error)}"
+            ) from error
         self._checkpoint_seq = self._store.seq
         self._checkpoint_time = self._clock_ns()
         return note

@@ -20,14 +20,14 @@ from maestro_audit_logger._compose import Composer
 from maestro_audit_logger._context import Binding
 from maestro_audit_logger._creation import identify
 from maestro_audit_logger._encode import Encoder, ResourceLike
-from maestro_audit_logger._event import Actor, Outcome, Receipt
+from maestro_audit_logger._event import Actor, Outcome, Receipt, how_to_name
 from maestro_audit_logger._fallback import Fallback, OnFailure
 from maestro_audit_logger._files import Files
 from maestro_audit_logger._keeping import Keeping
 from maestro_audit_logger._redact import DEFAULT_REDACT, Redactor
 from maestro_audit_logger._signers import Signer
 from maestro_audit_logger._store import Store
-from maestro_audit_logger.errors import AuditUnavailable
+from maestro_audit_logger.errors import AuditUnavailable, InvalidSetting
 
 if TYPE_CHECKING:
     from maestro_audit_logger._handler import AuditHandler
@@ -65,6 +65,7 @@ class AuditLogger(Keeping):
     Raises:
         LogNotFound: there is no log and no `origin` to create one.
         AuditUnavailable: the folder cannot be used.
+        InvalidSetting: an argument is not what it should be; WrongOrigin is one.
     """
 
     def __init__(
@@ -86,8 +87,18 @@ class AuditLogger(Keeping):
         clock_ns: Callable[[], int] = time.time_ns,
         files: Files | None = None,
     ) -> None:
-        self.path = Path(path)
         self.closed = True  # until everything below has worked
+        if not isinstance(path, str | os.PathLike):
+            raise InvalidSetting("path", "a folder", path)
+        self.path = Path(path)
+        if actor is not None and not isinstance(actor, Actor):
+            raise InvalidSetting("actor", f"an Actor{how_to_name(actor)}", actor)
+        if signer is not None and not callable(getattr(signer, "sign", None)):
+            raise InvalidSetting("signer", "an HmacRatchet or Ed25519Signer", signer)
+        _check_number("checkpoint_every", checkpoint_every, int)
+        _check_number("checkpoint_interval_s", checkpoint_interval_s, int, float)
+        _check_number("segment_bytes", segment_bytes, int)
+        hooks = _hooks(on_checkpoint)
         self._files = files or Files()
         self._clock_ns = clock_ns
         encoder = Encoder(Redactor(redact), clock_ns=clock_ns)
@@ -116,7 +127,7 @@ class AuditLogger(Keeping):
             signer=signer,
             files=self._files,
             now=self._now,
-            hooks=on_checkpoint,
+            hooks=hooks,
             durable=sync_every_s is not None,
         )
         self._checkpoint_every = checkpoint_every
@@ -378,6 +389,19 @@ class AuditLogger(Keeping):
         import asyncio
 
         return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def _check_number(setting: str, value: object, *kinds: type) -> None:
+    if type(value) not in kinds or not 0 < value < float("inf"):  # type: ignore[operator]  # a number, as tested
+        what = "a number" if float in kinds else "a whole number"
+        raise InvalidSetting(setting, f"{what} above 0", value)
+
+
+def _hooks(given: object) -> tuple[Callable[[str], object], ...]:
+    hooks = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not isinstance(given, Iterable) or not all(map(callable, hooks)):
+        raise InvalidSetting("on_checkpoint", "a list of functions of a note", given)
+    return hooks
 
 
 def _reset_in_child() -> None:

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from maestro_audit_logger._ed25519 import ed25519_verify
@@ -107,7 +107,7 @@ class HmacKey:
     """
 
     name: str
-    start: bytes
+    start: bytes = field(repr=False)
 
     @property
     def key_id(self) -> bytes:

@@ -22,24 +22,38 @@ from maestro_audit_logger._note import (
     parse_proof,
     verify_note,
 )
-from maestro_audit_logger._segments import list_segments
+from maestro_audit_logger._segments import Identity, list_segments
 from maestro_audit_logger._tiles import Tiles
 from maestro_audit_logger.errors import InvalidProof
+
+_MAKE_ONE = "run `maestro-audit checkpoint`, or call checkpoint()"
 
 
 def prove(path: str | os.PathLike[str], seq: int) -> str:
     """Return the tlog-proof of record `seq` against the latest checkpoint.
 
     Raises:
+        LogNotFound: there is no log.
         InvalidProof: no checkpoint covers that record.
     """
     folder = Path(path)
-    note = latest_note(folder)
-    size = parse_checkpoint(parse_note(note).text).size if note else 0
-    if note is None or not 1 <= seq <= size:
-        raise InvalidProof(f"expected a record from 1 to {size}, got {seq}")
+    note, size = _covered(folder)
+    if not 1 <= seq <= size:
+        raise InvalidProof(
+            f"{path}: the newest checkpoint covers records 1 to {size}, got {seq}; for "
+            f"a later record {_MAKE_ONE} first"
+        )
     node = Tiles(folder, size).node
     return str(Proof(seq - 1, tuple(inclusion_proof(seq - 1, size, node)), note))
+
+
+def _covered(folder: Path) -> tuple[str, int]:
+    """Return the newest checkpoint's note, and how many lines it covers."""
+    Identity.load(folder)
+    note = latest_note(folder)
+    if note is None:
+        raise InvalidProof(f"{folder}: there is no checkpoint yet: {_MAKE_ONE}")
+    return note, parse_checkpoint(parse_note(note).text).size
 
 
 def check_proof(
@@ -66,11 +80,16 @@ def prove_consistency(path: str | os.PathLike[str], old: int) -> list[bytes]:
     It leads to the latest checkpoint, and is checked by `check_consistency`.
 
     Raises:
+        LogNotFound: there is no log.
         InvalidProof: the latest checkpoint covers fewer lines.
     """
     folder = Path(path)
-    note = latest_note(folder)
-    size = parse_checkpoint(parse_note(note).text).size if note else 0
+    _, size = _covered(folder)
+    if not 0 <= old <= size:
+        raise InvalidProof(
+            f"{path}: the newest checkpoint covers {size} lines, got {old}; for more "
+            f"{_MAKE_ONE} first"
+        )
     return consistency_proof(old, size, Tiles(folder, size).node)
 
 

@@ -20,8 +20,15 @@ from json.encoder import encode_basestring_ascii as quote
 from pathlib import Path
 from typing import Any, final
 
-from maestro_audit_logger._event import SYSTEM_PREFIX, Event, event_from
+from maestro_audit_logger._event import (
+    OUTCOMES,
+    SYSTEM_PREFIX,
+    Actor,
+    Event,
+    event_from,
+)
 from maestro_audit_logger._segments import HEAD, Identity, Segment, list_segments
+from maestro_audit_logger.errors import InvalidSetting
 
 _AGO = re.compile(r"-(\d+)([smhdw])\Z")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -62,12 +69,35 @@ class Query:
     limit: int | None = None
     system: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what would match nothing, or fail in the midst of a log."""
+        for name in ("actor", "action", "outcome"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                hint = f", such as {value.id!r}" if isinstance(value, Actor) else ""
+                raise InvalidSetting(name, f"a text{hint}", value)
+        if self.outcome is not None and self.outcome not in OUTCOMES:
+            near = get_close_matches(self.outcome, OUTCOMES, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise InvalidSetting(
+                "outcome", f"one of {', '.join(OUTCOMES)}{hint}", self.outcome
+            )
+        if self.resource is not None and not _is_resource(self.resource):
+            raise InvalidSetting("resource", "an id or (type, id)", self.resource)
+        for name in ("after", "before", "limit"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 0):
+                raise InvalidSetting(name, "a whole number of at least 0", value)
+        if self.where is not None and not callable(self.where):
+            raise InvalidSetting("where", "a function of an event", self.where)
+
     @classmethod
     def from_criteria(cls, criteria: dict[str, Any]) -> Query:
         """Build a query from keyword arguments.
 
         Raises:
             TypeError: there is no such criterion.
+            InvalidSetting: its value can match nothing.
         """
         known = [field.name for field in fields(cls)]
         for name in criteria:
@@ -78,6 +108,12 @@ class Query:
                     f"no criterion {name!r}, there are {', '.join(known)}{hint}"
                 )
         return cls(**criteria)
+
+
+def _is_resource(value: object) -> bool:
+    if isinstance(value, tuple):
+        return len(value) == 2 and all(isinstance(part, str) for part in value)
+    return isinstance(value, str)
 
 
 def run_query(path: str | os.PathLike[str], query: Query) -> Iterator[Event]:
@@ -215,6 +251,8 @@ def moment_text(moment: str | datetime | None) -> str:
     """
     if moment is None:
         return ""
+    if not isinstance(moment, str | datetime):
+        raise InvalidSetting("time", "a datetime, RFC 3339 text or -7d", moment)
     if isinstance(moment, str):
         ago = _AGO.match(moment)
         if ago:

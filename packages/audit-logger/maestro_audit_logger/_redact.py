@@ -8,6 +8,8 @@ from fnmatch import translate
 from json.encoder import encode_basestring_ascii as quote
 from typing import final
 
+from maestro_audit_logger.errors import InvalidSetting
+
 REDACTED = "[redacted]"
 DEFAULT_REDACT = (
     "*password*",
@@ -40,6 +42,12 @@ class Redactor:
     """
 
     def __init__(self, patterns: Iterable[str] = DEFAULT_REDACT) -> None:
+        if isinstance(patterns, str):  # its letters would be the patterns
+            raise InvalidSetting("redact", f"a list, such as [{patterns!r}]", patterns)
+        patterns = list(patterns)
+        for pattern in patterns:
+            if not isinstance(pattern, str):
+                raise InvalidSetting("redact", "names and dotted paths", pattern)
         wanted = [pattern.lower().replace("-", "_") for pattern in patterns]
         names = [p for p in wanted if "." not in p]
         paths = [p for p in wanted if "." in p]

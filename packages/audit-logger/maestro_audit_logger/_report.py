@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from html import escape
-from pathlib import Path
 from typing import final
 
 from maestro_audit_logger._event import Event
 from maestro_audit_logger._verify import VerifyReport
+from maestro_audit_logger.exporters import whole_file
 
 _TOP = 10
 _BARS = 60
@@ -116,13 +116,14 @@ def write_report(
             _failures(summary.failures),
         ]
     )
-    Path(path).write_text(
+    page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>Audit report: {escape(origin)}</title><style>{_STYLE}</style></head>"
-        f"<body>{body}</body></html>\n",
-        encoding="utf-8",
+        f"<body>{body}</body></html>\n"
     )
+    with whole_file(path) as stream:
+        stream.write(page.encode())
 
 
 def _verdict(report: VerifyReport) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import secrets
 from pathlib import Path
 from typing import Protocol, final
 
+from maestro_audit_logger._creation import checked_name
 from maestro_audit_logger._note import HmacKey, epoch_of, next_key, seal
-from maestro_audit_logger.errors import InvalidNote
+from maestro_audit_logger.errors import InvalidNote, KeyExists
 
 
 class Signer(Protocol):
@@ -54,15 +56,15 @@ class HmacRatchet:
     def create(
         cls, path: str | os.PathLike[str], *, name: str
     ) -> tuple[HmacRatchet, HmacKey]:
-        """Make a new ratchet; return it and the auditor's key."""
-        key = HmacKey(name, secrets.token_bytes(32))
+        """Make a new ratchet, once; return it and the auditor's key.
+
+        Raises:
+            KeyExists: the file is there; `HmacRatchet(path)` opens it.
+            InvalidSetting: the name has a space or a plus sign in it.
+        """
+        key = HmacKey(checked_name("name", name), secrets.token_bytes(32))
         line = _state_line(0, name, key.key_id, key.start)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, line)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        write_key(path, line, "HmacRatchet")
         return cls(path), key
 
     @property
@@ -100,6 +102,24 @@ class HmacRatchet:
             return int(epoch), name, bytes.fromhex(identifier), base64.b64decode(key)
         except ValueError as error:
             raise InvalidNote(f"{self._path}: not the state of a ratchet") from error
+
+
+def write_key(path: str | os.PathLike[str], line: bytes, opener: str) -> None:
+    """Write a key to a new file of mode 0600; none is left when that fails."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileExistsError:
+        raise KeyExists(os.fspath(path), opener) from None
+    try:
+        if os.write(fd, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+        os.fsync(fd)
+    except BaseException:
+        Path(path).unlink()
+        raise
+    finally:
+        os.close(fd)
 
 
 def _state_line(epoch: int, name: str, identifier: bytes, key: bytes) -> bytes:

@@ -4,6 +4,9 @@ AuditError
  +-- AuditUnavailable        the record could not be stored (OSError as cause)
  +-- InvalidEvent            the caller's event cannot be stored (also ValueError)
  |    +-- MissingActor       nobody said who acts
+ +-- InvalidSetting          a setting that cannot be (also ValueError)
+ |    +-- WrongOrigin        the folder holds the log of another origin
+ +-- KeyExists               a file is there where a new key should go (FileExistsError)
  +-- LogNotFound             no log at this path
  +-- LogDamaged              the files cannot be read as a log
  +-- LogClosed               the logger was closed
@@ -15,6 +18,7 @@ AuditError
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -67,11 +71,57 @@ class MissingActor(InvalidEvent):
         )
 
 
+class InvalidSetting(AuditError, ValueError):
+    """An argument is not what it should be.
+
+    Attributes:
+        setting: its name.
+        value: what was given.
+    """
+
+    def __init__(self, setting: str, expected: str, value: object) -> None:
+        self.setting = setting
+        self.value = value
+        super().__init__(f"{setting}: expected {expected}, got {value!r}")
+
+
+class WrongOrigin(InvalidSetting):
+    """The folder holds a sound log, but that of another origin.
+
+    Attributes:
+        path: the folder.
+        found: the origin of its log.
+    """
+
+    def __init__(self, path: str, wanted: str, found: str) -> None:
+        self.path = path
+        self.found = found
+        super().__init__(
+            "origin",
+            f"{found!r}, whose log is in {path} (leave origin out to open any log), "
+            "or another folder",
+            wanted,
+        )
+
+
+class KeyExists(AuditError, FileExistsError):
+    """There is a file already where a new key should go; it is left alone."""
+
+    def __init__(self, path: str, opener: str) -> None:
+        super().__init__(
+            f"{path}: a file is there already, and a key is made once; open it with "
+            f"{opener}({path!r}), or name another file"
+        )
+
+
 class LogNotFound(AuditError):
     """There is no log at this path."""
 
     def __init__(self, path: str) -> None:
         self.path = path
+        if os.path.isfile(path):  # noqa: PTH113 - pathlib is not in the verifier
+            super().__init__(f"{path}: expected the folder of a log, got a file")
+            return
         super().__init__(
             f"no audit log in {path}: log.json is missing; create it with "
             "AuditLogger(path, origin=...) or `maestro-audit init`"
@@ -113,3 +163,10 @@ class UnknownFormat(AuditError, ValueError):
         super().__init__(
             f"no export format {name!r}, there are {', '.join(self.known)}{hint}"
         )
+
+
+def cause(error: BaseException | None) -> str:
+    """Say what the operating system refused, and for which file, without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return error.strerror + (f": {error.filename}" if error.filename else "")

@@ -17,8 +17,7 @@ def test_every_promised_name_is_there():
     )
     for name in maestro_audit_logger.__all__:
         assert name in dir(maestro_audit_logger)
-        if name != "Ed25519Signer":  # the one that needs an extra
-            assert getattr(maestro_audit_logger, name) is not None
+        assert getattr(maestro_audit_logger, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = maestro_audit_logger.nothing
 
@@ -67,7 +66,6 @@ def test_the_signer_of_the_extra_is_promised_too(ed25519):
 @pytest.mark.parametrize(
     ("module", "extra"),
     [
-        ("_crypto", "crypto"),
         ("exporters._otel", "otel"),
         ("exporters._parquet", "parquet"),
     ],
@@ -82,3 +80,15 @@ def test_a_missing_extra_names_its_install_line(module, extra):
     )
     done = subprocess.run([*RUN, code], capture_output=True, check=True)
     assert f'pip install "maestro-audit-logger[{extra}]"' in done.stdout.decode()
+
+
+def test_a_star_import_needs_no_extra():
+    """The signer is there, and names its extra when it is to sign."""
+    code = (
+        "import sys; sys.modules['cryptography'] = None\n"
+        "from maestro_audit_logger import *\n"
+        "try:\n    Ed25519Signer.generate('app.example')\n"
+        "except ImportError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([*RUN, code], capture_output=True, check=True)
+    assert 'pip install "maestro-audit-logger[crypto]"' in done.stdout.decode()

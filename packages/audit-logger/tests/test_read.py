@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from maestro_audit_logger import (
     Actor,
     AuditError,
+    HmacRatchet,
+    InvalidProof,
     Query,
     follow,
+    prove_consistency,
     run_query,
     verify_log,
 )
@@ -299,6 +302,70 @@ def test_the_exit_codes(ten, tmp_path, capsys):
     assert (code, json.loads(out)["status"]) == (1, "tampered")
 
 
+def test_proofs_before_the_first_checkpoint(make_log, folder, tmp_path, capsys):
+    """Say what to do; a folder without a log is called that."""
+    audit = make_log()
+    audit.record("a.b")
+    code, _, error = run(capsys, "prove", folder, 1)
+    assert code == 1
+    assert "there is no checkpoint yet: run `maestro-audit checkpoint`" in error
+    with pytest.raises(InvalidProof, match="no checkpoint yet"):
+        prove_consistency(folder, 1)
+    assert run(capsys, "checkpoint", folder)[0] == 0
+    code, _, error = run(capsys, "prove", folder, 99)
+    assert (code, "records 1 to 2, got 99" in error) == (1, True)
+    with pytest.raises(InvalidProof, match="covers 2 lines, got 3"):
+        prove_consistency(folder, 3)
+    for command in (["prove", tmp_path / "none", 1], ["verify", tmp_path / "none"]):
+        code, _, error = run(capsys, *command)
+        assert (code, "no audit log in" in error) == (5, True)
+    code, _, error = run(capsys, "verify", folder / "log.json")
+    assert (code, "log.json: expected the folder of a log, got a file" in error) == (5, True)  # fmt: skip
+
+
+def test_what_the_system_refuses_is_told_in_words(ten, tmp_path, capsys):
+    """With the name that was given, not that of a neighbour, and no number."""
+    to = tmp_path / "none" / "file"
+    for command in (
+        ["export", ten, "csv", "--to", to],
+        ["evidence", ten, "--to", to],
+        ["report", ten, "--to", to],
+    ):
+        code, _, error = run(capsys, *command)
+        assert code == 5
+        assert error == f"maestro-audit: No such file or directory: {to}\n"
+    code, _, error = run(capsys, "verify", ten, "--anchor", to)
+    assert error == f"maestro-audit: No such file or directory: {to}\n"
+
+
+def test_a_key_is_made_once(tmp_path, capsys, ed25519):
+    """The second time it is left as it is, and the error says how to open it."""
+    for kind, opener in ((["--hmac"], "HmacRatchet"), ([], "Ed25519Signer.load")):
+        path = tmp_path / opener
+        assert run(capsys, "keygen", path, "--name", "app.example", *kind)[0] == 0
+        before = path.read_bytes()
+        code, _, error = run(capsys, "keygen", path, "--name", "app.example", *kind)
+        assert code == 2
+        assert f"open it with {opener}({str(path)!r})" in error
+        assert path.read_bytes() == before
+        assert run(capsys, "keygen", tmp_path / "new", "--name", "a b", *kind)[0] == 2
+        assert not (tmp_path / "new").exists()
+    with pytest.raises(FileExistsError):
+        HmacRatchet.create(tmp_path / "HmacRatchet", name="app.example")
+    _, key = HmacRatchet.create(tmp_path / "third", name="app.example")
+    assert repr(key.start) not in repr(key)
+
+
+def test_options_of_an_export_are_checked(ten, capsys):
+    """By name, with the nearest one."""
+    code, _, error = run(capsys, "export", ten, "ocsf", "-o", "versoin=1.8.0")
+    assert (code, "did you mean 'version'" in error) == (2, True)
+    code, _, error = run(capsys, "export", ten, "jsonl", "-o", "x")
+    assert (code, "--option expects NAME=VALUE, got 'x'" in error) == (2, True)
+    code, _, error = run(capsys, "query", ten, "--outcome", "failed")
+    assert (code, "did you mean 'failure'" in error) == (2, True)
+
+
 def test_reading_commands(ten, tmp_path, capsys):
     """query, tail, export, doctor; plain and as JSON."""
     _, out, _ = run(capsys, "query", ten, "--actor", "u-1", "--limit", 2)
@@ -382,7 +449,7 @@ def test_interrupting_the_tail_is_quiet(ten):
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert (process.returncode, errors) == (130, b"")
+    assert (process.returncode, errors) == (130, b"maestro-audit: interrupted\n")
 
 
 def test_help_has_an_example_and_the_exit_codes(capsys):

@@ -14,7 +14,9 @@ from maestro_audit_logger import (
     Actor,
     AuditError,
     AuditLogger,
+    AuditUnavailable,
     InvalidEvent,
+    InvalidSetting,
     LogClosed,
     LogDamaged,
     LogNotFound,
@@ -22,6 +24,7 @@ from maestro_audit_logger import (
     Private,
     Resource,
     Secret,
+    WrongOrigin,
 )
 
 
@@ -415,13 +418,87 @@ def test_a_closed_log_says_so(make_log):
         audit.record("a.b")
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"actor": "shop"},
+            r"an Actor; write Actor.user\('shop'\), Actor.service\('shop'\) or .* got 'shop'",
+        ),
+        ({"actor": 7}, "actor: expected an Actor, got 7"),
+        ({"redact": "email"}, r"redact: expected a list, such as \['email'\]"),
+        ({"redact": [1]}, "redact: expected names"),
+        ({"signer": "key"}, "signer: expected an HmacRatchet"),
+        ({"on_checkpoint": print}, "on_checkpoint: expected a list of functions"),
+        ({"on_checkpoint": ["mail"]}, "on_checkpoint: expected a list of functions"),
+        ({"checkpoint_every": 0}, "checkpoint_every: expected a whole number above 0"),
+        ({"checkpoint_interval_s": "60"}, "checkpoint_interval_s: expected a number"),
+        ({"segment_bytes": 1e6}, "segment_bytes: expected a whole number above 0"),
+        ({"durability": True}, "durability: expected 'commit', 'os' or"),
+        ({"durability": float("nan")}, "durability: expected 'commit', 'os' or"),
+        ({"on_failure": "skip"}, "on_failure: expected one of 'raise', 'spill'"),
+        ({"on_failure": "spill"}, "spill_to: expected a folder"),
+        ({"origin": "two words"}, "origin: expected a name without spaces"),
+        ({"origin": 5}, "origin: expected a name without spaces"),
+        ({"path": 5}, "path: expected a folder, got 5"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_made(folder, settings, said):
+    """With name, value and what would do; nothing is on the disk afterwards."""
+    given = {"path": folder, "origin": "x"} | settings
+    with pytest.raises(InvalidSetting, match=said):
+        AuditLogger(**given)
+    assert not folder.exists()
+
+
+def test_a_text_for_an_actor_is_refused_with_the_way_to_name_one(make_log):
+    """Wherever an actor is expected."""
+    audit = make_log()
+    for use in (lambda: audit.record("a.b", actor="u"), lambda: audit.bind(actor="u")):
+        with pytest.raises(
+            InvalidEvent, match=r"write Actor.user\('u'\), Actor.service"
+        ):
+            use()
+    with pytest.raises(
+        InvalidSetting, match=r"capture: expected a list, such as \['role'\]"
+    ):
+        audit.audited("a.b", capture="role")
+    with pytest.raises(TypeError, match="no parameter 'rol'; did you mean 'role'"):
+        audit.audited("a.b", capture=["rol"])(lambda role: None)
+
+
+@pytest.mark.parametrize(
+    ("criteria", "said"),
+    [
+        ({"outcome": "failur"}, "did you mean 'failure'"),
+        ({"actor": Actor.user("u-1")}, "actor: expected a text, such as 'u-1'"),
+        ({"resource": ("invoice",)}, "resource: expected an id or"),
+        ({"limit": -1}, "limit: expected a whole number of at least 0, got -1"),
+        ({"after": "3"}, "after: expected a whole number"),
+        ({"where": "x"}, "where: expected a function"),
+        ({"since": 7}, "time: expected a datetime"),
+    ],
+)
+def test_criteria_that_can_match_nothing_are_refused(make_log, criteria, said):
+    """An empty answer to a wrong question looks like the truth."""
+    with pytest.raises(InvalidSetting, match=said):
+        list(make_log().query(**criteria))
+
+
 def test_opening_checks_what_is_there(make_log, folder, tmp_path):
     """No silent creation, no foreign log, no log without its identity."""
     with pytest.raises(LogNotFound, match=r"log\.json is missing"):
         AuditLogger(folder)
     make_log().record("a.b")
-    with pytest.raises(LogDamaged, match="expected the log of 'other'"):
+    with pytest.raises(
+        WrongOrigin, match=r"'app.example/audit', whose log is in .* got 'other'"
+    ):
         AuditLogger(folder, origin="other")
+    assert not issubclass(WrongOrigin, LogDamaged)
+    with pytest.raises(LogNotFound, match="expected the folder of a log, got a file"):
+        AuditLogger(folder / "log.json")
+    with pytest.raises(AuditUnavailable, match=r": File exists: .*log\.json"):
+        AuditLogger(folder / "log.json", origin="x")
     (folder / "log.json").unlink()
     with pytest.raises(LogDamaged, match="there are segments"):
         AuditLogger(folder, origin="app.example/audit")

@@ -324,7 +324,7 @@ def test_every_record_can_be_proven(make_log, folder, count, ed25519):
             )
         with pytest.raises(InvalidProof, match="do not lead"):
             check_proof(proof, stored_line(folder, seq) + b" ", keys=keys)
-        with pytest.raises(InvalidProof, match=f"from 1 to {count + 1}"):
+        with pytest.raises(InvalidProof, match=f"records 1 to {count + 1}"):
             audit.prove(count + 2)
 
 

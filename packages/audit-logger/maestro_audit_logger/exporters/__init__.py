@@ -7,7 +7,9 @@ ones are made by name: `exporter("ocsf", version="1.8.0")`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -65,8 +67,27 @@ def exporter(name: str, **options: Any) -> Exporter:
         module, kind = _BUILT_IN[name]
     except KeyError:
         raise UnknownFormat(name, names()) from None
-    made: Exporter = getattr(import_module(f"{__name__}.{module}"), kind)(**options)
+    make = getattr(import_module(f"{__name__}.{module}"), kind)
+    if options:
+        known = _options(make)
+        for option in options:
+            if option not in known:
+                near = get_close_matches(option, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TypeError(
+                    f"format {name!r} has no option {option!r}, there are "
+                    f"{', '.join(known) or 'none'}{hint}"
+                )
+    made: Exporter = make(**options)
     return made
+
+
+def _options(make: Callable[..., Exporter]) -> list[str]:
+    from inspect import Parameter, signature
+
+    several = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
+    parameters = signature(make).parameters
+    return [name for name, one in parameters.items() if one.kind not in several]
 
 
 def export_to(
@@ -77,16 +98,24 @@ def export_to(
 ) -> int:
     """Write events to a file that appears only when it is complete."""
     made = exporter(form, **options) if isinstance(form, str) else form
+    with whole_file(path) as stream:
+        return made.write(events, stream)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears only when the block has ended well."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
-            count = made.write(events, stream)
+            yield stream
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(target)  # the name that the caller knows
         temporary.unlink(missing_ok=True)
         raise
-    return count
 
 
 def write_each(
