@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .errors import (
     DecisionNeededError,
     DefinitionError,
+    OptionError,
     ParameterError,
     RunError,
     WorkflowError,
+    did_you_mean,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _Verb = Callable[..., argparse.ArgumentParser]
 OK, FAILED, USAGE, WAITING, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+_TRACEBACKS = 3  # shown at the end of a run; `status --why` shows any
 
 _EPILOG = """\
 A TARGET is the path of a YAML or JSON document, or MODULE:NAME or FILE.py:NAME of a
@@ -40,8 +43,9 @@ example:
 
 exit codes:
   0  done                 3  the run waits for a gate or a decision
-  1  failed or not valid  4  refused: another process runs it, changed, no such run
-  2  wrong usage          130  interrupted
+  1  failed or not valid  4  refused: another process runs it, changed, no such run,
+  2  wrong usage, or an      a file that cannot be read or written
+     extra is missing     130  interrupted
 """
 
 
@@ -59,12 +63,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(args, error, FAILED)
     except DecisionNeededError as error:
         return _complain(args, error, WAITING)
-    except (WorkflowError, ImportError) as error:
+    except (OptionError, ImportError) as error:
+        return _complain(args, error, USAGE)
+    except WorkflowError as error:
         return _complain(args, error, REFUSED)
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does; that is no failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        return _complain(args, _cannot(error), REFUSED)
+
+
+def _cannot(error: OSError) -> RunError:
+    """Say which file is the trouble, and what to look at."""
+    reason = error.strerror or str(error)
+    advice = ""
+    if isinstance(error, PermissionError):
+        advice = "; check that this user may read and write it"
+    elif isinstance(error, FileNotFoundError):
+        advice = "; check that its folder exists"
+    name = f"{error.filename}: " if error.filename else ""
+    return RunError("", f"{name}{reason}{advice}")
 
 
 def _complain(args: argparse.Namespace, error: Exception, code: int) -> int:
@@ -291,12 +311,9 @@ def _opened(args: argparse.Namespace) -> Journal:
 def _engine(args: argparse.Namespace, **more: Any) -> WorkflowEngine:
     from ._engine import WorkflowEngine
 
-    try:
-        return WorkflowEngine(
-            args.executor, workers=args.workers, policy=args.policy, **more
-        )
-    except ValueError as error:
-        raise RunError("", str(error)) from None
+    return WorkflowEngine(
+        args.executor, workers=args.workers, policy=args.policy, **more
+    )
 
 
 def _print(args: argparse.Namespace, data: Any, text: str) -> None:
@@ -328,9 +345,10 @@ def _plan(args: argparse.Namespace) -> int:
             known = journal.durations(built.name)
     try:
         counts = [int(part) for part in args.workers.split(",")]
-        plan = built.plan(counts, durations=known, search=args.search)
-    except ValueError as error:
-        raise ParameterError("workers", f"--workers {args.workers}: {error}") from None
+    except ValueError:
+        text = f"expected numbers such as 1,2,4 in --workers, got {args.workers!r}"
+        raise OptionError("workers", text) from None
+    plan = built.plan(counts, durations=known, search=args.search)
     text = str(plan)
     data = plan.as_dict()
     if args.tiers:
@@ -351,12 +369,20 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _ended(args: argparse.Namespace, run: Run) -> int:
-    data = {
+    from ._cause import traceback_of
+
+    data: dict[str, Any] = {
         "run": run.id, "workflow": run.workflow, "state": run.state, "counts": run.counts,
         "seconds": run.seconds, "waiting": list(run.waiting),
         "errors": {name: str(error) for name, error in run.errors.items()},
     }  # fmt: skip
-    lines = [f"{name}: {error}" for name, error in run.errors.items()]
+    raised = {name: traceback_of(error.__cause__) for name, error in run.errors.items()}
+    data["tracebacks"] = {name: text for name, text in raised.items() if text}
+    lines = []
+    for number, (name, error) in enumerate(run.errors.items()):
+        lines.append(f"{name}: {error}")
+        if number < _TRACEBACKS:  # the others are likely to be of the same kind
+            lines += [f"    {line}" for line in raised[name].splitlines()]
     counts = ", ".join(f"{count} {state}" for state, count in run.counts.items())
     lines.append(f"{run.id}: {run.state} in {run.seconds:.3g}s ({counts})")
     if run.waiting:
@@ -418,6 +444,12 @@ def _tell(args: argparse.Namespace) -> int:
 def _continue(args: argparse.Namespace) -> int:
     with _opened(args) as journal:
         info = journal.info(args.run)
+        names = journal.shape(info.key).names if args.gate else []
+        for gate in args.gate:
+            if gate not in names and "/" not in gate:  # with one, it may be added work
+                hint = did_you_mean(gate, names)
+                text = f"run {args.run!r} has no gate {gate!r}{hint}"
+                raise RunError(args.run, text)
         if info.live:
             for gate in args.gate:
                 journal.tell(args.run, "approve", gate)
@@ -504,14 +536,11 @@ def _import(args: argparse.Namespace) -> int:
     from ._journal import Journal
     from ._trace import import_lines
 
-    try:
-        with (
-            Path(args.file).open(encoding="utf-8") as file,
-            Journal(args.journal) as journal,
-        ):
-            run_id = import_lines(journal, file)
-    except OSError as error:
-        raise RunError("", f"{args.file} cannot be read: {error.strerror}") from error
+    with (
+        Path(args.file).open(encoding="utf-8") as file,
+        Journal(args.journal) as journal,
+    ):
+        run_id = import_lines(journal, file)
     _print(args, {"run": run_id}, f"added {run_id}")
     return OK
 

@@ -6,9 +6,20 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final, overload
 
+from ._arguments import (
+    flag,
+    hinting,
+    mapping,
+    named,
+    refuse_unknown,
+    units,
+    whole,
+    wrong,
+)
 from ._expression import Expression, Text
 from ._model import Kind, Mapping_, Ref, Retry, RunOn, Spec, seconds
 
@@ -17,41 +28,71 @@ if TYPE_CHECKING:
 
 _building: ContextVar[Workflow | None] = ContextVar("maestro_building", default=None)
 _RESERVED = ("after", "when")
+CAPTURES = ("text", "lines", "json", "none")
 
 
-def _options(
-    *,
-    retry: Retry | int | None = None,
-    timeout: float | str | None = None,
-    pool: str | None = None,
-    resources: Mapping[str, int] | None = None,
-    estimate: float | str | None = None,
-    compensate: Step | Callable[..., Any] | None = None,
-    **rest: Any,
-) -> dict[str, Any]:
+_OPTIONS = (
+    "retry", "timeout", "pool", "resources", "estimate", "cache", "version", "once",
+    "compensate", "run_on",
+)  # fmt: skip
+_RUN_ON = ("success", "failure", "always")
+
+
+def _options(owner: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Turn what users write into what a Spec holds."""
-    pools: dict[str, Any] = dict(resources or {})
-    if pool is not None:
-        pools[pool] = pools.get(pool, 0) + 1
-    for name, amount in pools.items():
-        if isinstance(amount, bool) or not isinstance(amount, int) or amount < 1:
-            raise ValueError(
-                f"expected 1 or more units of resource {name!r}, got {amount!r}"
-            )
-    if compensate is not None:
-        rest["compensate"] = (
-            compensate.spec if isinstance(compensate, Step) else _spec(compensate, {})
-        )
     return {
-        "retry": Retry(retry) if isinstance(retry, int) else retry,
-        "timeout": None if timeout is None else seconds(timeout),
-        "pools": tuple(sorted(pools.items())),
-        "estimate": None if estimate is None else seconds(estimate),
-        **rest,
-    }
+        name: _option(owner, name, value)
+        for name, value in options.items()
+        if name not in ("pool", "resources") and value is not None
+    } | {"pools": _pools(owner, options)}
+
+
+def _option(owner: str, name: str, value: Any) -> Any:
+    """Check one option, and return it as a Spec holds it."""
+    if name == "retry":
+        return _retry(owner, value)
+    if name in ("timeout", "estimate"):
+        try:
+            length = seconds(value)
+        except ValueError:
+            length = -1.0
+        if length < 0 or (name == "timeout" and not length):
+            more = ", more than 0" if name == "timeout" else ""
+            raise wrong(owner, name, f"a duration such as '1m30s' or 90{more}", value)
+        return length
+    if name in ("cache", "once"):
+        return flag(owner, name, value)
+    if name == "run_on" and value not in _RUN_ON:
+        raise wrong(owner, name, "success, failure or always", value)
+    if name == "compensate":
+        if not callable(value):
+            raise wrong(owner, name, "a step or a function", value)
+        return value.spec if isinstance(value, Step) else _spec(value, {})
+    return value if name == "run_on" else named(owner, name, value)
+
+
+def _retry(owner: str, value: Any) -> Retry:
+    if isinstance(value, Retry):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        some = (
+            "a number of attempts of 1 or more, or a Retry such as Retry(3, wait='1s')"
+        )
+        raise wrong(owner, "retry", some, value)
+    return Retry(value)
+
+
+def _pools(owner: str, options: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    pools = units(owner, "resources", options.get("resources"))
+    pool = options.get("pool")
+    if pool is not None:
+        pools[named(owner, "pool", pool)] = pools.get(pool, 0) + 1
+    return tuple(sorted(pools.items()))
 
 
 def _spec(function: Callable[..., Any], options: dict[str, Any]) -> Spec:
+    if not callable(function):
+        raise wrong("step()", "function", "a function (options go by name)", function)
     kind: Kind = "async" if inspect.iscoroutinefunction(function) else "python"
     try:
         names = tuple(
@@ -129,14 +170,18 @@ class Step:
         workflow = _building.get()
         if workflow is None:
             return [self(item, **fixed) for item in items]
-        if chunk < 1:
-            raise ValueError(f"expected a chunk of 1 or more, got {chunk!r}")
+        owner = f"{self.spec.name}.map()"
+        whole(owner, "chunk", chunk)
+        whole(owner, "expect", expect, 0)
         if not isinstance(items, Ref | Text | Expression):
+            if isinstance(items, str | bytes) or not isinstance(items, Iterable):
+                raise wrong(owner, "items", "a list, or the result of a step", items)
             items = list(items)
         return workflow._add(
             self.spec, (), fixed, after, when, Mapping_(items, chunk, expect)
         )
 
+    @hinting
     def options(
         self,
         *,
@@ -148,16 +193,13 @@ class Step:
         cache: bool | None = None,
     ) -> Step:
         """Return the same step with some options changed, for one call of it."""
-        new: dict[str, Any] = {
-            "name": name,
-            "retry": Retry(retry) if isinstance(retry, int) else retry,
-            "timeout": None if timeout is None else seconds(timeout),
-            "estimate": None if estimate is None else seconds(estimate),
-            "run_on": run_on,
-            "cache": cache,
-        }
-        given = {key: value for key, value in new.items() if value is not None}
-        return Step(replace(self.spec, **given))
+        given = {
+            "name": name, "retry": retry, "timeout": timeout, "estimate": estimate,
+            "run_on": run_on, "cache": cache,
+        }  # fmt: skip
+        new = _options(f"step {self.spec.name!r}", given)
+        del new["pools"]
+        return Step(replace(self.spec, **new))
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         # By name, as functions are: the decorated name is this object.
@@ -201,13 +243,15 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
             `compensate`: called with the result when the run fails later on.
             `run_on`: "success" of what it waits for, "failure", or "always".
     """
-    if function is not None:
+    if function is not None and not options:
         return Step(_spec(function, {}))
+    refuse_unknown("step()", options, ("name", *_OPTIONS))
+    checked = _options("step()", options)
 
     def decorate(function: Callable[..., Any]) -> Step:
-        return Step(_spec(function, _options(**options)))
+        return Step(_spec(function, checked.copy()))
 
-    return decorate
+    return decorate if function is None else decorate(function)
 
 
 def command(
@@ -231,20 +275,26 @@ def command(
             "lines", parsed as "json", or "none".
         options: as for `step`.
     """
-    if isinstance(argv, str) or not argv:
-        raise TypeError(
-            f"expected a list such as ['make', 'test'] for command {name!r}, "
-            f"got {argv!r}"
-        )
+    owner = f"command {name!r}"
+    named("command()", "name", name)
+    given: object = argv
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        raise wrong(owner, "argv", "a list such as ['make', 'test']", argv)
+    if not isinstance(cwd, str | PathLike | None):
+        raise wrong(owner, "cwd", "the path of a folder", cwd)
+    if capture not in CAPTURES:
+        some = f"{', '.join(CAPTURES[:-1])} or {CAPTURES[-1]}"
+        raise wrong(owner, "capture", some, capture)
+    refuse_unknown(owner, options, ("cwd", "env", "capture", *_OPTIONS))
     return Step(
         Spec(
             name=name,
             kind="command",
             argv=tuple(argv),
             cwd=None if cwd is None else str(cwd),
-            env=env,
+            env=mapping(owner, "env", env),
             capture=capture,
-            **_options(**options),
+            **_options(owner, options),
         )
     )
 
@@ -259,4 +309,5 @@ def gate(name: str, *, after: Iterable[Ref] = (), when: Any = True) -> Any:
     workflow = _building.get()
     if workflow is None:
         raise TypeError(f"gate({name!r}) works inside a workflow only")
+    named("gate()", "name", name)
     return workflow._add(Spec(name=name, kind="gate"), (), {}, after, when)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from ._define import _options, _spec
+from ._define import _OPTIONS, CAPTURES, _options, _spec
 from ._executors._processes import find
 from ._expression import Expression, Text
 from ._model import Mapping_, Node, Retry, Spec
-from ._template import check_type, from_text
+from ._template import check_type, from_text, needs_value
 from ._workflow import Workflow, moved
 from .errors import DefinitionError, ParameterError, Problem, did_you_mean
 
@@ -21,10 +21,6 @@ _TYPES = {
     "boolean": bool, "list": list, "mapping": dict,
 }  # fmt: skip
 _TOP = ("workflow", "description", "params", "pools", "barriers", "steps")
-_OPTIONS = (
-    "retry", "timeout", "pool", "resources", "estimate", "cache", "version", "once",
-    "compensate", "run_on",
-)  # fmt: skip
 _STEP = (
     "call", "run", "gate", "workflow", "with", "map", "chunk", "expect", "needs",
     "when", "cwd", "env", "capture", "description", *_OPTIONS,
@@ -74,7 +70,8 @@ def read(path: Path) -> tuple[Any, Place]:
     except OSError as error:
         raise _refuse(str(path), f"cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise _refuse(str(path), f"is not JSON: {error}") from error
+        hint = "" if path.suffix == ".json" else "; a YAML document ends in .yaml"
+        raise _refuse(str(path), f"is not JSON: {error}{hint}") from error
     return document, lambda where: f"{path}: {where}"
 
 
@@ -104,6 +101,7 @@ class _Builder:
         self.folder = folder
         self.problems: list[Problem] = []
         self.params: dict[str, Any] = {}
+        self.missing: list[str] = []  # parameters without a value
         self.index: dict[str, int] = {}
 
     def wrong(self, where: str, message: str) -> None:
@@ -128,6 +126,11 @@ class _Builder:
             pools = {}
         workflow = Workflow(name, pools=pools, params=self.params)
         self.steps(workflow, doc.get("steps"))
+        absent = [needs_value(name, key) for key in self.missing]
+        if absent and not self.problems:
+            raise ParameterError(", ".join(self.missing), "\n".join(absent))
+        for key, message in zip(self.missing, absent, strict=True):
+            self.wrong(f"$.params.{key}", message)
         if self.problems:
             raise DefinitionError(self.problems)
         return workflow.with_barriers() if doc.get("barriers") else workflow
@@ -167,7 +170,10 @@ class _Builder:
                 )
                 continue
             if key not in given and "default" not in about:
-                raise ParameterError(key, f"workflow {name!r} needs parameter {key!r}")
+                # Told at the end, so that what else is wrong is told too.
+                self.missing.append(str(key))
+                found[str(key)] = None
+                continue
             value = given.get(key, about.get("default"))
             if kind is not None:
                 check_type(name, str(key), value, _TYPES[kind])
@@ -247,18 +253,12 @@ class _Builder:
                         continue
                     given["compensate_spec"] = specs[value]
                     continue
-                elif key == "run_on" and value not in ("success", "failure", "always"):
-                    raise ValueError(
-                        f"expected success, failure or always, got {value!r}"
-                    )
-                elif key in ("cache", "once") and not isinstance(value, bool):
-                    raise ValueError(f"expected true or false, got {value!r}")
-                _options(**{key: value})
+                _options("", {key: value})
                 given[key] = value
             except (ValueError, TypeError, AttributeError) as error:
                 self.wrong(f"{where}.{key}", str(error))
         compensate = given.pop("compensate_spec", None)
-        return _options(**given) | ({"compensate": compensate} if compensate else {})
+        return _options("", given) | ({"compensate": compensate} if compensate else {})
 
     def call(self, name: str, step: Mapping[str, Any], options: dict[str, Any]) -> Spec:
         target = step["call"]
@@ -281,7 +281,7 @@ class _Builder:
             self.wrong(f"{where}.env", f"expected variables by name, got {env!r:.60}")
             env = {}
         capture = step.get("capture", "text")
-        if capture not in ("text", "lines", "json", "none"):
+        if capture not in CAPTURES:
             self.wrong(
                 f"{where}.capture",
                 f"expected text, lines, json or none, got {capture!r}",
@@ -324,7 +324,8 @@ class _Builder:
         try:
             return text.evaluate(_no_steps, self.params)
         except (LookupError, ValueError, TypeError) as error:
-            self.wrong(where, f"{value!r}: {error}")
+            if not any(f"params.{key}" in value for key in self.missing):
+                self.wrong(where, f"{value!r}: {error}")
             return value
 
     def step_known(self, where: str, name: str) -> bool:

@@ -6,6 +6,7 @@ from heapq import heappush
 from typing import Any, final
 
 from . import _model as m
+from ._cause import said, traceback_of
 from ._model import Attempt, Outcome, Spec
 from ._record import Record
 from ._steps import UPSET_FAILED, UPSET_SKIPPED, Steps, Stored
@@ -132,7 +133,7 @@ class Endings:
             self.record.log(
                 attempt.step, number, "retrying", note=str(told),
                 seconds=steps.ended[index] - steps.started[index],
-                worker=steps.worker[index] or None,
+                worker=steps.worker[index] or None, value=self._raised(told),
             )  # fmt: skip
             if delay:
                 heappush(self.timers, (self.record.now() + delay, index))
@@ -173,9 +174,7 @@ class Endings:
 
     def wrapped(self, index: int, error: BaseException) -> StepError:
         name, number = self.steps.nodes[index].name, self.steps.tries[index]
-        told = StepFailedError(
-            name, number, f"step {name!r} failed: {type(error).__name__}: {error}"
-        )
+        told = StepFailedError(name, number, f"step {name!r} failed: {said(error)}")
         told.__cause__ = error
         return told
 
@@ -189,8 +188,16 @@ class Endings:
         self.record.log(
             name, steps.tries[index], "failed", note=str(error),
             seconds=length or None, worker=steps.worker[index] or None,
+            value=self._raised(error),
         )  # fmt: skip
         steps.pass_on(index, UPSET_FAILED)
+
+    def _raised(self, error: StepError) -> str | None:
+        """Return where a step's function raised, as the journal keeps it."""
+        if self.record.journal is None or type(error) is not StepFailedError:
+            return None
+        text = traceback_of(error.__cause__)
+        return self.record.journal.encode(error.step, error.attempts, text or None)
 
     def skip(self, index: int, reason: str) -> None:
         self.steps.move(index, m.SKIPPED)

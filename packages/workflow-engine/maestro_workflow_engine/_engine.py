@@ -12,6 +12,7 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any, final
 
 from . import _model as m
+from ._arguments import callback, hinted, texts, units
 from ._dispatch import POLICIES, Policy
 from ._executors._choice import Executors, chosen
 from ._model import Event, StepExecutor
@@ -24,6 +25,7 @@ from .errors import (
     ChangedError,
     DecisionNeededError,
     JournalError,
+    OptionError,
     RunError,
     did_you_mean,
 )
@@ -38,12 +40,13 @@ if TYPE_CHECKING:
 
 
 @final
+@hinted
 class WorkflowEngine:
     """Runs workflows. Use it in a `with` block, or call `close`.
 
     Args:
         executor: where plain functions run: "inline", "threads", "asyncio",
-            "processes", "threads:8" with a number of workers, a `StepExecutor`, or
+            "processes" (the script needs a main guard), "threads:8" with a number of workers, a `StepExecutor`, or
             any `concurrent.futures.Executor`. Async steps always run on an event
             loop, commands always in processes of their own.
         workers: steps at a time; by default the executor's, else 4.
@@ -51,6 +54,10 @@ class WorkflowEngine:
         policy: how runs share workers with work that is added to them.
         pools: units of pools, over those that the workflow states.
         on_event: called with each `Event` in the scheduler's thread; be quick.
+
+    Raises:
+        OptionError: one of these does not fit.
+        JournalError: the journal cannot be opened.
 
     One engine runs one run at a time; not thread-safe.
     """
@@ -66,9 +73,11 @@ class WorkflowEngine:
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         if policy not in POLICIES:
-            raise ValueError(
+            raise OptionError(
+                "policy",
                 f"expected a policy of {', '.join(POLICIES)}, got {policy!r}"
-                f"{did_you_mean(policy, POLICIES)}"
+                f"{did_you_mean(str(policy), POLICIES)}",
+                policy,
             )
         main, self.workers = chosen(executor, workers)
         self._executors = Executors(main, self.workers)
@@ -76,8 +85,8 @@ class WorkflowEngine:
             executor if isinstance(executor, str) else type(executor).__name__
         )
         self.policy: Policy = policy
-        self.pools = dict(pools or {})
-        self.on_event = on_event
+        self.pools = units("WorkflowEngine", "pools", pools)
+        self.on_event = callback("WorkflowEngine", "on_event", on_event)
         self._exits = ExitStack()
         self._cache: dict[str, Any] = {}
         self.journal = self._journal(journal)
@@ -193,6 +202,10 @@ class WorkflowEngine:
             DecisionNeededError: a `once` step was interrupted, and nothing is said
                 about it.
         """
+        said = {"approve": approve, "retry": retry, "skip": skip, "fail": fail}
+        for name, steps in said.items():
+            texts("resume()", name, steps)
+        self._executors.check()
         journal = self._need_journal()
         info = journal.info(run_id)
         built = rebuilt_from(info, workflow)
@@ -204,7 +217,9 @@ class WorkflowEngine:
             )
         shape = self._compare(journal, info, built, accept_changes=accept_changes)
         past = journal.past(info.key, built.index)
-        _decide(info.id, built, past, retry=retry, skip=skip, fail=fail)
+        _decide(
+            info.id, built, past, approve=approve, retry=retry, skip=skip, fail=fail
+        )
         info = journal.take_over(run_id, shape)
         if journal.last_event(info.key) != past.last:
             # Its owner ended between our look and our taking it over.
@@ -282,6 +297,7 @@ class WorkflowEngine:
     def _prepare(
         self, workflow: Workflow, run_id: str | None, plan: Plan | None, *, stay: bool
     ) -> tuple[Scheduler, RunInfo | None]:
+        self._executors.check()
         if self.pools:
             workflow.pools.update(self.pools)
         workflow.validate()
@@ -367,12 +383,15 @@ def _storable(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decide(
     run_id: str, built: Workflow, past: Past, *,
-    retry: Sequence[str], skip: Sequence[str], fail: Sequence[str],
+    approve: Sequence[str], retry: Sequence[str], skip: Sequence[str],
+    fail: Sequence[str],
 ) -> None:  # fmt: skip
     """Check what the caller says about steps, and what it has to say."""
-    for name in (*retry, *skip, *fail):
+    added = tuple(f"{json.loads(note)['prefix']}/" for note in past.added)
+    for name in (*approve, *retry, *skip, *fail):
         base = name.partition("[")[0]
-        if name not in built.index and base not in built.index:
+        known = name in built.index or base in built.index
+        if not known and not (added and name.startswith(added)):
             raise RunError(
                 run_id, f"there is no step {name!r}{did_you_mean(name, built.index)}"
             )

@@ -19,6 +19,7 @@ from operator import add
 from pathlib import Path
 from typing import Any, Literal, final
 
+from ._arguments import hinted, wrong
 from ._history import read_durations, write_durations
 from ._lease import LEASE_SECONDS, disown, owner_lives, owner_name
 from ._past import Past, last_event, read_past, starts_of
@@ -110,6 +111,7 @@ class JournalEvent:
 
 
 @final
+@hinted
 class Journal:
     """Where runs are written down. Give it to `WorkflowEngine(journal=...)`.
 
@@ -128,6 +130,11 @@ class Journal:
     def __init__(
         self, path: str | os.PathLike[str], *, durability: Durability = "process"
     ) -> None:
+        given: object = path
+        if not isinstance(given, str | os.PathLike) or not str(given):
+            raise wrong("Journal", "path", "the path of a file", path)
+        if durability not in ("process", "power"):
+            raise wrong("Journal", "durability", "'process' or 'power'", durability)
         self.path = Path(path)
         self.durability = durability
         results = Results(self.path, synced=durability == "power")

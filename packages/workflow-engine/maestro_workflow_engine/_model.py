@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, final
 
+from ._arguments import hinted, whole, wrong
+from .errors import OptionError
+
 Kind = Literal["python", "async", "command", "gate", "barrier"]
 RunOn = Literal["success", "failure", "always"]
 
@@ -45,25 +48,30 @@ def seconds(value: float | str) -> float:
     """Return a duration in seconds: `90`, `"90s"`, `"1m30s"`, `"250ms"`, `"2h"`.
 
     Raises:
-        ValueError: the text is no duration, or it is negative.
+        OptionError: the text is no duration, or it is negative.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"expected a duration such as 90 or '1m30s', got {value!r}")  # noqa: TRY004 - one class for callers to catch
+        raise _no_duration(value)
     if isinstance(value, int | float):
         if not 0 <= value < float("inf"):
-            raise ValueError(f"expected a duration of 0 or more, got {value!r}")
+            raise OptionError("", f"expected a duration of 0 or more, got {value!r}")
         return float(value)
     text = value.strip()
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
     parts = _PART.findall(text)
     if not parts or _PART.sub("", text).strip():
-        raise ValueError(
-            f"expected a duration such as '1m30s', '250ms' or 90, got {value!r}"
-        )
+        raise _no_duration(value)
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
+def _no_duration(value: object) -> OptionError:
+    return OptionError(
+        "", f"expected a duration such as '1m30s', '250ms' or 90, got {value!r}", value
+    )
+
+
+@hinted
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How often a step is tried, and how long it rests in between.
@@ -73,6 +81,9 @@ class Retry:
         wait: rest before a retry: `"2s"` always, `"1s..30s"` doubling from one to
             the other.
         on: the exceptions worth a retry; a lost worker and a timeout always are.
+
+    Raises:
+        OptionError: one of these does not fit.
     """
 
     attempts: int = 3
@@ -81,15 +92,23 @@ class Retry:
     _range: tuple[float, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.attempts, bool) or self.attempts < 1:
-            raise ValueError(f"expected attempts of 1 or more, got {self.attempts!r}")
+        whole("Retry", "attempts", self.attempts)
         first, dots, last = (
             self.wait.partition("..") if isinstance(self.wait, str) else ("", "", "")
         )
-        low = seconds(first if dots else self.wait)
-        high = seconds(last) if dots else low
+        try:
+            low = seconds(first if dots else self.wait)
+            high = seconds(last) if dots else low
+        except OptionError:
+            some = "a duration such as '2s', or a range such as '1s..30s'"
+            raise wrong("Retry", "wait", some, self.wait) from None
         if high < low:
-            raise ValueError(f"expected a wait that grows, got {self.wait!r}")
+            raise wrong("Retry", "wait", "a range that grows", self.wait)
+        on: Any = self.on
+        kinds = tuple(on) if isinstance(on, tuple | list) else (on,)
+        if not all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds):
+            raise wrong("Retry", "on", "exceptions such as (OSError,)", self.on)
+        object.__setattr__(self, "on", kinds)
         object.__setattr__(self, "_range", (low, high))
 
     def delay(self, failed: int) -> float:

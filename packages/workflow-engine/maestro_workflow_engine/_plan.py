@@ -10,6 +10,7 @@ from functools import cached_property
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, final
 
+from ._arguments import whole, wrong
 from ._dispatch import Dispatcher, Needs, Policy
 from ._graph import Graph, bottom_levels, compile_graph, critical_path, levels
 
@@ -220,11 +221,15 @@ def make_plan(
     search: int = 0,
 ) -> Plan:
     """Check the workflow and return its plan for these numbers of workers."""
+    given: object = workers
+    if isinstance(given, str) or not isinstance(given, int | Iterable):
+        raise wrong(
+            "plan()", "workers", "a number, or several as in (1, 2, 4)", workers
+        )
     counts = (workers,) if isinstance(workers, int) else tuple(workers)
     for count in counts:
-        given: object = count
-        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-            raise ValueError(f"expected 1 or more workers, got {count!r}")
+        whole("plan()", "workers", count)
+    whole("plan()", "search", search, 0)
     workflow.validate()
     tasks, sources = tasks_of(workflow, durations)
     return Plan(workflow, tasks, counts, sources, tries=search)

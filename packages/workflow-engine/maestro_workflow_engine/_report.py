@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _BARS = 4_000  # more bars than this say nothing; the longest are kept
 _ROWS = 1_000
+_SHOWN = 50  # tracebacks
 _WIDTH, _LANE = 1_100.0, 22
 _COLOURS = {
     "succeeded": "#3b82f6", "failed": "#dc2626", "cancelled": "#94a3b8",
@@ -29,6 +30,7 @@ vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .failed{color:#dc2626}.critical{color:#c2410c;font-weight:600}
 .key span{display:inline-block;width:12px;height:12px;border-radius:2px;margin:0 6px 0 16px}
 .key span:first-child{margin-left:0}
+h3{font-size:14px;margin:12px 0 4px}pre{margin:0;overflow-x:auto;font-size:12px}
 ol{margin:0;padding-left:22px}td.n,th.n{padding-right:24px}
 .axis{fill:#475569}.use{fill:#bfdbfe}
 @media (prefers-color-scheme:dark){body{background:#0f172a;color:#e2e8f0}
@@ -70,6 +72,7 @@ def report_page(status: RunStatus) -> str:
             _path(status, path),
             "<h2>Steps</h2>",
             _table(status, set(path)),
+            _failures(status),
             "</body></html>\n",
         ]
     )
@@ -196,6 +199,23 @@ def _table(status: RunStatus, path: set[str]) -> str:
         '<th class="n">length</th><th>worker</th><th>note</th></tr>'
         + "".join(rows)
         + "</table>"
+        + (f"<p>and {more} more</p>" if more > 0 else "")
+    )
+
+
+def _failures(status: RunStatus) -> str:
+    """Show where the steps that failed raised."""
+    raised = [s for s in status.steps.values() if s.state == "failed" and s.traceback]
+    if not raised:
+        return ""
+    more = len(raised) - _SHOWN
+    return (
+        '<h2>Errors</h2><div id="errors">'
+        + "".join(
+            f"<h3>{escape(step.name)}</h3><pre>{escape(step.traceback)}</pre>"
+            for step in raised[:_SHOWN]
+        )
+        + "</div>"
         + (f"<p>and {more} more</p>" if more > 0 else "")
     )
 

@@ -50,6 +50,11 @@ class Results:
                 f"cannot keep ({error}); return plain data, or write a file and return "
                 "its path",
             ) from None
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # half a character, as in some names of files
+                text = json.dumps(value, separators=(",", ":"))
         if len(text) <= INLINE_BYTES:
             return text
         return "@" + self._store(text.encode())

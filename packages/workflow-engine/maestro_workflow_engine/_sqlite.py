@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,15 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _translate(path, error) from error
     except OSError as error:
-        raise JournalFullError(path, f"{path} cannot be written: {error}") from error
+        where = error.filename or path
+        text = f"{where} cannot be written: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            text += "; what is committed is safe: free some space, then resume the run"
+            raise JournalFullError(path, text) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            text += "; check that this user may write there, then resume the run"
+            raise JournalReadOnlyError(path, text) from error
+        raise JournalError(path, text) from error
 
 
 def _translate(path: Path, error: sqlite3.Error) -> JournalError:

@@ -30,6 +30,7 @@ class StepStatus:
     ended: float = 0.0
     worker: str = ""
     note: str = ""
+    traceback: str = ""
     needs: list[str] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
 
@@ -90,6 +91,7 @@ class RunStatus:
                     "step": s.name, "state": s.state, "attempts": s.attempts,
                     "started": s.started or None, "seconds": s.seconds,
                     "worker": s.worker or None, "note": s.note or None,
+                    "traceback": s.traceback or None,
                 }
                 for s in self.steps.values()
             ],
@@ -127,6 +129,8 @@ def update_status(journal: Journal, status: RunStatus) -> bool:
         step.state = _AFTER.get(event.kind, step.state)
         step.attempts = max(step.attempts, event.attempt)
         step.note = event.note or ""
+        if event.kind in ("failed", "retrying"):
+            step.traceback = journal.decode(event.value or "null") or ""
         step.worker = event.worker or step.worker
         if event.kind == "started":
             step.started, step.ended = event.at, 0.0
@@ -168,6 +172,8 @@ def why(status: RunStatus, name: str) -> list[str]:
     elif step.state == "running" and status.state == "interrupted":
         lines.append("the process died while it ran; a resume decides about it")
     lines += [f"  {line}" for line in step.history]
+    if step.traceback:
+        lines += ["it raised:", *(f"  {line}" for line in step.traceback.splitlines())]
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,11 +58,37 @@ def load_target(target: str, params: Mapping[str, Any]) -> Workflow:
     return workflow
 
 
+_MADE = re.compile(
+    r"^@(?:\w+\.)*workflow\b.*\n(?:(?!def ).*\n)*?def (\w+)|^(\w+) *= *(?:\w+\.)*Workflow\(",
+    re.MULTILINE,
+)
+
+
+def _nameless(path: Path) -> str:
+    """Say how to name a workflow of a Python file, which is not imported for that."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    found = [first or second for first, second in _MADE.findall(text)]
+    names = " or ".join(f"{path}:{name}" for name in found[:5]) or f"{path}:NAME"
+    return f"name the workflow in this Python file: {names}"
+
+
 def find_target(target: str) -> Template | Workflow | Path:
     """Return what a target names: a template, a workflow, or a document's path."""
     place, colon, name = target.rpartition(":")
     if not colon:
-        return Path(target)
+        path = Path(target)
+        if path.suffix == ".py":
+            raise DefinitionError([Problem(where=target, message=_nameless(path))])
+        if not path.suffix and not path.exists():
+            message = (
+                "there is no such file; a workflow in Python is MODULE:NAME or "
+                "FILE.py:NAME"
+            )
+            raise DefinitionError([Problem(where=target, message=message)])
+        return path
     try:
         if place.endswith(".py"):
             folder = str(Path(place).resolve().parent)

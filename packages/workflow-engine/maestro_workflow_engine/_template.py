@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, final, overload
 
+from ._arguments import flag, hinting, mapping, named, wrong
 from ._define import _building
 from ._model import Ref
 from ._workflow import Workflow
@@ -30,10 +31,15 @@ class Template:
         pools: Mapping[str, int] | None,
         barriers: bool,  # noqa: FBT001 - private
     ) -> None:
+        if not inspect.isroutine(function):
+            some = "a function (options go by name)"
+            raise wrong("workflow()", "function", some, function)
         self.function = function
+        if name is not None:
+            named("workflow()", "name", name)
         self.name = name or function.__name__
-        self.pools = dict(pools or {})
-        self.barriers = barriers
+        self.pools = mapping("workflow()", "pools", pools)
+        self.barriers = flag("workflow()", "barriers", barriers)
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self.__module__ = function.__module__
@@ -90,11 +96,15 @@ class Template:
         except TypeError as error:
             missing = [
                 p.name
-                for p in known.values()
-                if p.default is p.empty and p.name not in params
+                for p in [*known.values()][len(args) :]
+                if p.default is p.empty
+                and p.name not in params
+                and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
             ]
+            told = [needs_value(self.name, name) for name in missing]
             raise ParameterError(
-                ", ".join(missing), f"workflow {self.name!r}: {error}"
+                ", ".join(missing),
+                "\n".join(told) or f"workflow {self.name!r}: {error}",
             ) from None
         bound.apply_defaults()
         for name, value in bound.arguments.items():
@@ -129,6 +139,7 @@ def workflow(
     pools: Mapping[str, int] | None = None,
     barriers: bool = False,
 ) -> Callable[[Callable[..., Any]], Template]: ...
+@hinting
 def workflow(
     function: Callable[..., Any] | None = None,
     /,
@@ -148,6 +159,14 @@ def workflow(
     if function is not None:
         return Template(function, name, pools, barriers)
     return lambda function: Template(function, name, pools, barriers)
+
+
+def needs_value(where: str, name: str) -> str:
+    """Say that a parameter has no value, and how to give it one."""
+    return (
+        f"workflow {where!r} needs parameter {name!r} "
+        f"(on the command line: -p {name}=VALUE)"
+    )
 
 
 _PLAIN = {str: "a text", int: "a whole number", float: "a number", bool: "true or false",

@@ -7,6 +7,7 @@ from contextvars import Token
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from ._arguments import hinted, mapping, named
 from ._define import Step, _building, _spec
 from ._expression import Expression, Text
 from ._graph import Graph, compile_graph, with_barriers
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 @final
+@hinted
 class Workflow:
     """A graph of steps under a name. Build it in a `with` block, or with `add`."""
 
@@ -29,9 +31,9 @@ class Workflow:
         params: Mapping[str, Any] | None = None,
         source: str | None = None,
     ) -> None:
-        self.name = name
-        self.pools = dict(pools or {})
-        self.params = dict(params or {})
+        self.name: str = named("Workflow", "name", name)
+        self.pools = mapping("Workflow", "pools", pools)
+        self.params = mapping("Workflow", "params", params)
         self.source = source
         self.nodes: list[Node] = []
         self.index: dict[str, int] = {}

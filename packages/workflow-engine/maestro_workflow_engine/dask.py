@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from time import time
 from typing import Any, final
 
+from ._arguments import hinted, whole, wrong
 from ._executors._futures import call_remote
 from ._model import Attempt, Outcome
 from .errors import StepCancelledError
@@ -28,6 +29,7 @@ _distributed: Any = distributed
 
 
 @final
+@hinted
 class DaskExecutor:
     """Runs attempts through a `distributed.Client`.
 
@@ -40,8 +42,12 @@ class DaskExecutor:
     """
 
     def __init__(self, client: Any, slots: int | None = None) -> None:
+        if not callable(getattr(client, "nthreads", None)):
+            raise wrong("DaskExecutor", "client", "a distributed.Client", client)
+        if slots is not None:
+            whole("DaskExecutor", "slots", slots)
         self._client = client
-        self.slots = slots or max(1, sum(client.nthreads().values()))
+        self.slots: int = slots or max(1, sum(client.nthreads().values()))
         self._lock = threading.Lock()  # guards _futures
         self._futures: dict[Attempt, Any] = {}
         self._own: tuple[Any, Any] | None = None
@@ -49,6 +55,7 @@ class DaskExecutor:
     @classmethod
     def local(cls, workers: int) -> DaskExecutor:
         """Start a cluster of processes on this machine, which `close` stops."""
+        whole("DaskExecutor.local()", "workers", workers)
         cluster = _distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=None,
             host="127.0.0.1",
@@ -89,7 +96,7 @@ class DaskExecutor:
             if future.status == "cancelled":
                 error = StepCancelledError(attempt.step, attempt.number, "stopped")
             elif future.status == "error":
-                error = future.exception()
+                error = future.exception().with_traceback(future.traceback())
                 lost = type(error).__name__ == "KilledWorker"
             else:
                 result = future.result()

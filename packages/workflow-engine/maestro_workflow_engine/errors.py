@@ -3,6 +3,7 @@
 WorkflowError
     DefinitionError          a workflow that cannot be run; `.problems` lists them all
         CycleError           `.path`, the steps of the circle in order
+    OptionError              an argument of ours that does not fit; `.option`, `.value`
     ParameterError           a value for a template's parameter that does not fit
     StepError                what became of one step; `.step`, `.attempts`
         StepFailedError      its function raised; the cause is `__cause__`
@@ -65,6 +66,18 @@ class CycleError(DefinitionError):
         super().__init__(
             [Problem(where=where, message=f"these steps wait for each other: {circle}")]
         )
+
+
+class OptionError(WorkflowError, ValueError, TypeError):
+    """An argument that is unknown, of the wrong type, or out of range.
+
+    Also a ValueError and a TypeError, for callers who know those.
+    """
+
+    def __init__(self, option: str, message: str, value: object = None) -> None:
+        self.option = option
+        self.value = value
+        super().__init__(message)
 
 
 class ParameterError(WorkflowError):

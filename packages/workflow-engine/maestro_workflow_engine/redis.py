@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from time import time
 from typing import Any, final
 
+from ._arguments import hinted, named, texts, whole
+from ._cause import RemoteTraceback, said, traceback_of
 from ._executors._processes import find
 from ._model import Attempt, Outcome, StepContext
 from .errors import StepCancelledError
@@ -45,6 +47,7 @@ def stream_of(name: str = "maestro:streams:steps", *, lease: float = 5.0) -> Str
 
 
 @final
+@hinted
 class RedisExecutor:
     """Puts attempts into a stream and waits for the replies.
 
@@ -55,7 +58,8 @@ class RedisExecutor:
     """
 
     def __init__(self, url: str, *, slots: int, stream: Stream | None = None) -> None:
-        self.slots = slots
+        named("RedisExecutor", "url", url)
+        self.slots = whole("RedisExecutor", "slots", slots)
         self._queue = Queue(url, stream or stream_of())
         self._redis = connect(url)
         self._reply = f"{self._queue.stream.name}:reply:{uuid.uuid4().hex}"
@@ -157,7 +161,14 @@ class RedisExecutor:
 
 
 def _error(told: list[str]) -> Exception:
-    name, text = told
+    name, text, *where = told
+    error = _named(name, text)
+    if where and where[0]:
+        error.__cause__ = RemoteTraceback(where[0])
+    return error
+
+
+def _named(name: str, text: str) -> Exception:
     kind = getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
         try:
@@ -182,7 +193,8 @@ def worker(
         stream: the engine's own.
         concurrency: attempts at a time.
     """
-    allowed = frozenset(allow)
+    allowed = frozenset(texts("worker()", "allow", allow))
+    whole("worker()", "concurrency", concurrency)
     for module in allowed:
         importlib.import_module(module)
     made = Worker(url, stream or stream_of(), concurrency=concurrency)
@@ -211,7 +223,8 @@ def _run(
         json.dumps(value)
         answer["value"] = value
     except Exception as error:
-        answer["error"] = [type(error).__name__, str(error)]
+        name, _, text = said(error).partition(": ")
+        answer["error"] = [name, text, traceback_of(error)]
     return answer | {"ended": time()}
 
 

@@ -13,7 +13,8 @@ from heapq import heappop, heappush
 from queue import Empty
 from typing import TYPE_CHECKING, Any, final
 
-from ._model import Attempt, Event, Outcome, Spec, StepExecutor
+from ._arguments import hinted, mapping, whole, wrong
+from ._model import Attempt, Event, Outcome, Spec, StepExecutor, seconds
 from .errors import StepCancelledError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 @final
+@hinted
 class VirtualTime:
     """An executor whose steps take the time you say, and none of yours.
 
@@ -42,12 +44,19 @@ class VirtualTime:
         call: bool = True,
         fail: Mapping[str, Sequence[Exception]] | None = None,
     ) -> None:
-        self.slots = workers
+        self.slots = whole("VirtualTime", "workers", workers)
         self.elapsed = 0.0
         self.order: list[str] = []
-        self._durations = dict(durations or {})
+        self._durations = {
+            step: seconds(length)
+            for step, length in mapping("VirtualTime", "durations", durations).items()
+        }
         self._call = call
-        self._fail = {step: list(errors) for step, errors in (fail or {}).items()}
+        failing = mapping("VirtualTime", "fail", fail)
+        for errors in failing.values():
+            if not isinstance(errors, Sequence) or isinstance(errors, str):
+                raise wrong("VirtualTime", "fail", "lists of exceptions", errors)
+        self._fail = {step: list(errors) for step, errors in failing.items()}
         self._ready: deque[Any] = deque()
         self._pending: list[tuple[float, int, float, Attempt]] = []
         self._stopped: set[Attempt] = set()
@@ -148,6 +157,7 @@ class Crash(BaseException):
 
 
 @final
+@hinted
 class CrashAt:
     """Ends a run before its n-th event is written down; give it as `on_event`.
 
@@ -156,7 +166,7 @@ class CrashAt:
     """
 
     def __init__(self, number: int, *, kind: str | None = None) -> None:
-        self._left = number
+        self._left = whole("CrashAt", "number", number)
         self._kind = kind
 
     def __call__(self, event: Event) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -106,9 +107,9 @@ def test_mistakes_have_codes_and_words(folder, capsys):
     assert wrong("validate", "wf_steps:nothing")[0] == 1
     assert wrong("run", "flow.json", "-p", "n=x")[0] == 1
     assert wrong("run", "flow.json", "-p", "n")[0] == 1
-    assert wrong("plan", "flow.json", "--workers", "0")[0] == 1
+    assert wrong("plan", "flow.json", "--workers", "0")[0] == 2
     assert wrong("status", "x")[0] == 4
-    assert wrong("run", "flow.json", "--executor", "thread")[0] == 4
+    assert wrong("run", "flow.json", "--executor", "thread")[0] == 2
     call(capsys, "run", "flow.json", "--run", "a")
     assert "did you mean 'make'" in wrong("status", "a", "--why", "maek")[1]
     assert wrong("pause", "a")[0] == 4
@@ -121,6 +122,157 @@ def test_mistakes_have_codes_and_words(folder, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["fly"])
     assert caught.value.code == 2
+
+
+def test_an_extra_that_is_missing_is_wrong_usage(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "maestro_yaml_config_parser", None)
+    monkeypatch.delitem(sys.modules, "maestro_workflow_engine._yaml", raising=False)
+    Path("flow.yaml").write_text("workflow: w", encoding="utf-8")
+    assert main(["validate", "flow.yaml"]) == 2
+    assert 'pip install "maestro-workflow-engine[yaml]"' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "extra is missing" in capsys.readouterr().out
+
+
+def test_targets_that_are_not_named_right_are_told_the_way(folder, capsys):
+    def message(*argv):
+        assert main(list(argv)) == 1
+        return capsys.readouterr().err
+
+    Path("flow.py").write_text(
+        "raise SystemExit('must not be imported')\n"
+        "@workflow(\n    name='x',\n)\ndef nightly():\n    pass\n"
+        "@step\ndef other():\n    pass\n"
+        "built = Workflow('b')\n",
+        encoding="utf-8",
+    )
+    text = message("validate", "flow.py")
+    assert (
+        "name the workflow in this Python file: flow.py:nightly or flow.py:built"
+        in text
+    )
+    assert "other" not in text
+    assert "none.py: cannot be read: No such file" in message("validate", "none.py")
+    assert "MODULE:NAME or FILE.py:NAME" in message("run", "flow")
+    Path("flow.toml").write_text("x = 1", encoding="utf-8")
+    assert "a YAML document ends in .yaml" in message("plan", "flow.toml")
+
+
+def test_a_document_tells_what_is_wrong_with_it_before_it_has_its_parameters(
+    folder, capsys
+):
+    write(
+        "need.json",
+        {
+            "workflow": "w",
+            "params": {"who": {"type": "string"}, "n": {"type": "integer"}},
+            "steps": {
+                "a": {"run": ["echo", "${params.who.upper}", "${helo}"]},
+                "hello": {"run": ["true"]},
+            },
+        },
+    )
+    assert main(["validate", "need.json", "-p", "n=3"]) == 1
+    err = capsys.readouterr().err
+    assert "no step 'helo'; did you mean 'hello'?" in err
+    assert "needs parameter 'who' (on the command line: -p who=VALUE)" in err
+    assert "'n'" not in err
+    assert "upper" not in err
+    write("bare.json", {"workflow": "w", "params": {"who": {"type": "string"}},
+                        "steps": {"a": {"run": ["echo", "${params.who}"]}}})  # fmt: skip
+    assert main(["validate", "bare.json", "--json"]) == 1
+    out = capsys.readouterr()
+    assert json.loads(out.out)["error"] == "ParameterError"
+    assert "-p who=VALUE" in out.err
+    assert main(["validate", "wf_steps:layered"]) == 1
+    assert "-p folder=VALUE" in capsys.readouterr().err
+    assert main(["validate", "bare.json", "-p", "who=you"]) == 0
+
+
+def test_files_that_cannot_be_written_or_read_are_named(folder, capsys):
+    call(capsys, "run", "flow.json", "--run", "a")
+
+    def refused(*argv):
+        assert main(list(argv)) == 4
+        err = capsys.readouterr().err
+        assert "Errno" not in err
+        return err
+
+    for verb in ("report", "trace", "export"):
+        err = refused(verb, "a", "-o", "no/such/out")
+        assert "no/such/out: No such file or directory; check that its folder" in err
+    assert ".: Is a directory" in refused("graph", "flow.json", "-o", ".")
+    assert "none.jsonl: No such file" in refused("import", "none.jsonl")
+    assert "there is no journal 'none.db'" in refused("status", "--journal", "none.db")
+    assert "flow.json is not a journal" in refused("status", "--journal", "flow.json")
+
+
+def test_without_permission_the_file_is_named(folder):
+    """A user who may only read: as another user when we are root."""
+    code = """
+    import os, sys
+    from maestro_workflow_engine._cli import main
+    main(["status", "a"])  # all that it imports, while we may
+    main(["report", "a", "-o", os.devnull])
+    if os.getuid() == 0:
+        os.setuid(65534)
+    codes = [main(["report", "a", "-o", "out.html"]),
+             main(["status", "a", "--journal", "locked/runs.db"]),
+             main(["status", "a"])]
+    sys.exit(0 if codes == [4, 4, 4] else 1)
+    """
+    main(["run", "flow.json", "--run", "a"])
+    (folder / "locked").mkdir(mode=0o700)
+    for path in folder.glob("maestro-runs.db*"):
+        path.chmod(0o444)
+    for parent in folder.parents[:3]:
+        if os.getuid() == 0 and parent != Path("/tmp"):
+            parent.chmod(0o755)
+    folder.chmod(0o555)
+    (folder / "locked").chmod(0o000)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", textwrap.dedent(code)], check=False,
+            capture_output=True, text=True, encoding="utf-8",
+        )  # fmt: skip
+    finally:
+        (folder / "locked").chmod(0o700)
+        folder.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert "Errno" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("check that") == 3, done.stderr
+
+
+def test_a_failed_step_shows_where_it_raised(folder, capsys):
+    code, out = call(capsys, "run", "wf_steps:failing", "--run", "f", "-p", "n=5")
+    assert code == 1
+    assert "in fails" in out
+    assert 'raise ValueError("broken on purpose")' in out
+    assert out.count("Traceback") == 3  # of five: the others are of the same kind
+    assert "maestro_workflow_engine" not in out  # our own frames say nothing
+    code, out = call(capsys, "status", "f", "--why", "fails-4")
+    assert "it raised:" in out
+    assert 'raise ValueError("broken on purpose")' in out
+    shown = json.loads(call(capsys, "status", "f", "--json")[1])["steps"]
+    assert all("ValueError" in step["traceback"] for step in shown)
+    page = call(capsys, "report", "f")[1]
+    assert page.count("<pre>Traceback") == 5
+    assert "raise ValueError(&quot;broken on purpose&quot;)" in page
+    # It survives a move to another journal.
+    call(capsys, "export", "f", "-o", "f.jsonl")
+    call(capsys, "import", "f.jsonl", "--journal", "other.db")
+    assert call(capsys, "report", "f", "--journal", "other.db")[1].count("<pre>") == 5
+    code, out = call(capsys, "run", "wf_steps:failing", "--run", "g", "--json")
+    assert "broken on purpose" in json.loads(out)["tracebacks"]["fails"]
+
+
+def test_a_gate_that_is_not_there_is_refused(folder, capsys):
+    call(capsys, "run", "wf_steps:gated", "--run", "g")
+    assert main(["continue", "g", "--gate", "aprove"]) == 4
+    err = capsys.readouterr().err
+    assert "run 'g' has no gate 'aprove'; did you mean 'approve'?" in err
 
 
 def test_a_gate_is_passed_from_the_command_line(folder, capsys):

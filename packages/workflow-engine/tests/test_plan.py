@@ -251,5 +251,5 @@ def test_newcomers_share_by_policy():
 
 
 def test_workers_must_be_a_number():
-    with pytest.raises(ValueError, match="1 or more workers, got 0"):
+    with pytest.raises(ValueError, match="of 1 or more in workers=, got 0"):
         six_by_six().plan(0)

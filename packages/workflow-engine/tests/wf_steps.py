@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -86,6 +87,12 @@ def fails(*args):
     raise ValueError("broken on purpose")
 
 
+@workflow
+def failing(n: int = 1):
+    for _ in range(n):
+        fails()
+
+
 @step(retry=Retry(3))
 def third_time(ctx):
     if ctx.attempt < 3:
@@ -153,3 +160,20 @@ def gated(wanted: bool = True):
 
 def build(name="built"):
     return Workflow(name)
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def raise_mute():
+    raise Mute
+
+
+def raise_exit():
+    sys.exit(3)
+
+
+def raise_interrupt():
+    raise KeyboardInterrupt

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from time import time
 from typing import Any, final
 
+from .._cause import as_failure  # noqa: TID252
 from .._model import Attempt, Outcome  # noqa: TID252 - a private subpackage
 from ..errors import StepCancelledError  # noqa: TID252
 
@@ -44,8 +45,8 @@ class AsyncExecutor:
             value = await self._call(attempt)
         except asyncio.CancelledError:
             error = StepCancelledError(attempt.step, attempt.number, "stopped")
-        except Exception as caught:
-            error = caught
+        except BaseException as caught:  # sys.exit() too: it would end the loop
+            error = as_failure(caught)
         finally:
             self._tasks.pop(attempt, None)
         done(Outcome(attempt, value, error, started, time(), "asyncio"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast, final
 
-from .._model import Spec, StepExecutor  # noqa: TID252 - a private subpackage
-from ..errors import did_you_mean  # noqa: TID252
+from .._arguments import whole, wrong  # noqa: TID252 - a private subpackage
+from .._model import Spec, StepExecutor  # noqa: TID252
+from ..errors import OptionError, did_you_mean  # noqa: TID252
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -16,24 +17,34 @@ KINDS = ("inline", "threads", "asyncio", "processes", "dask")
 def chosen(
     executor: str | StepExecutor | Executor, workers: int | None
 ) -> tuple[str | StepExecutor, int]:
-    if workers is not None and workers < 1:
-        raise ValueError(f"expected 1 or more workers, got {workers!r}")
+    if workers is not None:
+        whole("WorkflowEngine", "workers", workers)
     if isinstance(executor, str):
-        name, _, number = executor.partition(":")
-        if name not in KINDS or (number and not number.isdecimal()):
-            raise ValueError(
+        name, colon, number = executor.partition(":")
+        if name not in KINDS or (colon and not (number.isdecimal() and int(number))):
+            raise OptionError(
+                "executor",
                 f"expected an executor of {', '.join(KINDS)}, optionally with a number "
-                f"as in 'threads:8', got {executor!r}{did_you_mean(name, KINDS)}"
+                f"as in 'threads:8', got {executor!r}{did_you_mean(name, KINDS)}",
+                executor,
             )
         count = workers or int(number or (1 if name == "inline" else 4))
-        return name, 1 if name == "inline" else max(1, count)
-    if not hasattr(executor, "submit") or hasattr(executor, "start"):
+        return name, 1 if name == "inline" else count
+    if callable(getattr(executor, "start", None)):
         own = cast("StepExecutor", executor)
-        return own, workers or own.slots
-    from ._futures import FuturesExecutor
+        if all(hasattr(own, name) for name in ("slots", "cancel", "close")):
+            return own, workers or own.slots
+    elif callable(getattr(executor, "submit", None)):
+        from ._futures import FuturesExecutor
 
-    count = workers or getattr(executor, "_max_workers", None) or 4
-    return FuturesExecutor(executor, count), count
+        pool = cast("Executor", executor)
+        count = workers or getattr(pool, "_max_workers", None) or 4
+        return FuturesExecutor(pool, count), count
+    some = "an executor such as 'threads:4', a StepExecutor or a futures Executor"
+    given: object = executor
+    if isinstance(given, int) and not isinstance(given, bool):
+        some += f" (for so many workers: workers={executor})"
+    raise wrong("WorkflowEngine", "executor", some, executor)
 
 
 @final
@@ -51,6 +62,13 @@ class Executors:
         for executor in self._made.values():
             executor.close()
         self._made.clear()
+
+    def check(self) -> None:
+        """Raise when running here would start the caller's script again and again."""
+        if self.main == "processes":
+            from ._guard import check_main_guard
+
+            check_main_guard()
 
     def of(self, spec: Spec) -> StepExecutor:
         """Return the executor for steps like this one."""

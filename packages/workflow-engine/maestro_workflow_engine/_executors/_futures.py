@@ -7,11 +7,13 @@ from concurrent.futures import CancelledError, Executor, Future
 from time import time
 from typing import Any, final
 
+from .._arguments import hinted, whole, wrong  # noqa: TID252
 from .._model import Attempt, Outcome  # noqa: TID252 - a private subpackage
 from ..errors import StepCancelledError  # noqa: TID252
 
 
 @final
+@hinted
 class FuturesExecutor:
     """An adapter: give it your executor and the number of attempts to keep in flight.
 
@@ -21,9 +23,10 @@ class FuturesExecutor:
     """
 
     def __init__(self, executor: Executor, slots: int) -> None:
-        if slots < 1:
-            raise ValueError(f"expected 1 or more slots, got {slots!r}")
-        self.slots = slots
+        if not callable(getattr(executor, "submit", None)):
+            some = "a concurrent.futures.Executor"
+            raise wrong("FuturesExecutor", "executor", some, executor)
+        self.slots = whole("FuturesExecutor", "slots", slots)
         self._executor = executor
         self._futures: dict[Attempt, Future[Any]] = {}
 

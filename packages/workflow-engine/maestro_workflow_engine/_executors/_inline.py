@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from time import time
 from typing import final
 
+from .._cause import as_failure  # noqa: TID252
 from .._model import Attempt, Outcome  # noqa: TID252 - a private subpackage
 
 
@@ -40,8 +41,7 @@ def run_here(attempt: Attempt, worker: str) -> Outcome:
     except Exception as error:
         return Outcome(attempt, None, error, started, time(), worker)
     except SystemExit as error:  # a step must not end the engine
-        failed = RuntimeError(f"the step called sys.exit({error.code!r})")
-        return Outcome(attempt, None, failed, started, time(), worker)
+        return Outcome(attempt, None, as_failure(error), started, time(), worker)
     # What calling the class does, at half the cost.
     fields = (attempt, value, None, started, time(), worker, False, False)
     return tuple.__new__(Outcome, fields)

@@ -12,11 +12,12 @@ from multiprocessing.connection import Connection, wait
 from time import time
 from typing import Any, final
 
+from .._cause import RemoteTraceback, as_failure, said, traceback_of  # noqa: TID252
 from .._model import Attempt, Outcome  # noqa: TID252 - private subpackage
 from ..errors import WorkerLostError  # noqa: TID252
 
 _Done = Callable[[Outcome], None]
-_Answer = tuple[bool, Any, float, float]
+_Answer = tuple[bool, Any, float, float, str]  # the last: where it raised
 
 
 @final
@@ -124,9 +125,11 @@ class ProcessExecutor:
         attempt = worker.attempt
         assert attempt is not None
         try:
-            good, value, started, ended = pickle.loads(body)  # noqa: S301 - our own worker
+            good, value, started, ended, text = pickle.loads(body)  # noqa: S301 - our own worker
         except Exception as error:
-            good, value, started, ended = False, error, worker.began, time()
+            good, value, started, ended, text = False, error, worker.began, time(), ""
+        if text:
+            value.__cause__ = RemoteTraceback(text)
         with self._lock:
             worker.attempt = None
             self._feed()
@@ -246,9 +249,11 @@ def _serve(pipe: Connection) -> None:
                 value: Any = [call(item, **kwargs) for item in args[0]]
             else:
                 value = call(*args, **kwargs)
-            answer: _Answer = (True, value, started, time())
-        except Exception as error:
-            answer = (False, error, started, time())
+            answer: _Answer = (True, value, started, time(), "")
+        except BaseException as error:
+            # sys.exit() too: it would look as if the worker had died.
+            failed = as_failure(error)
+            answer = (False, failed, started, time(), traceback_of(failed))
         try:
             pipe.send_bytes(_dump(answer))
         except (BrokenPipeError, OSError):
@@ -256,16 +261,15 @@ def _serve(pipe: Connection) -> None:
 
 
 def _dump(answer: _Answer) -> bytes:
-    good, value, started, ended = answer
+    good, value, started, ended, text = answer
     try:
         body = pickle.dumps(answer)
         if not good:
             pickle.loads(body)  # noqa: S301 - some exceptions pickle but do not load
     except Exception as error:
-        text = f"{type(value).__name__}: {value}"
-        told = TypeError(f"the result cannot be sent back ({error})")
-        problem: Exception = told if good else RuntimeError(text)
-        return pickle.dumps((False, problem, started, ended))
+        told = TypeError(f"the result cannot be sent back ({said(error)})")
+        problem: Exception = told if good else RuntimeError(said(value))
+        return pickle.dumps((False, problem, started, ended, text))
     return body
 
 

@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from time import time
 from typing import final
 
+from .._cause import as_failure  # noqa: TID252
 from .._model import Attempt, Outcome  # noqa: TID252 - a private subpackage
 from ..errors import StepCancelledError  # noqa: TID252
 from ._inline import run_here
@@ -65,7 +66,12 @@ class ThreadExecutor:
                     begun[attempt] = (time(), name)
                 else:
                     continue  # cancelled while it waited
-            outcome = run_here(attempt, name)
+            try:
+                outcome = run_here(attempt, name)
+            except BaseException as error:
+                # Nobody interrupts this thread: the step itself raised it.
+                failed, now = as_failure(error), time()
+                outcome = Outcome(attempt, None, failed, now, now, name)
             with lock:
                 if begun.pop(attempt, None) is None:
                     return  # cancelled: this thread has been replaced

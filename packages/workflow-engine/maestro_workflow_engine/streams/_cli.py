@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from maestro_workflow_engine.errors import OptionError
 from maestro_workflow_engine.streams._queue import Queue
 from maestro_workflow_engine.streams._redis import connect, connection_errors
 from maestro_workflow_engine.streams._topology import (
@@ -28,7 +29,8 @@ example:
   maestro-streams dlq jobs
   maestro-streams requeue jobs 1700000000000-0
 
-exit codes: 0 done, 1 drift or nothing found, 2 usage, 3 Redis away, 130 interrupted
+exit codes: 0 done, 1 drift or nothing found, 2 wrong usage, or an extra is missing,
+3 Redis away, 130 interrupted
 
 The URL comes from --url or MAESTRO_REDIS_URL, else redis://127.0.0.1:6379/0.
 """
@@ -42,12 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         action: Callable[[argparse.Namespace, Topology], int] = args.action
         return action(args, topology)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader has gone, as in `| head`; nothing is left to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (StreamsError, ImportError, FileNotFoundError) as error:
+    except (StreamsError, OptionError, ImportError) as error:
         print(f"maestro-streams: {error}", file=sys.stderr)
         return 2
     except Exception as error:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from maestro_workflow_engine._arguments import hinted
 from maestro_workflow_engine.streams import _scripts
 from maestro_workflow_engine.streams._message import Message, new_message, parse_fields
 from maestro_workflow_engine.streams._redis import Client, connect, connect_async
-from maestro_workflow_engine.streams._topology import Stream
+from maestro_workflow_engine.streams._topology import Stream, check_queue
 from maestro_workflow_engine.streams.errors import QueueFull, StreamsError
 
 BATCH = 500  # jobs in one round trip
@@ -50,6 +51,7 @@ class DeadLetter:
     deliveries: int
 
 
+@hinted
 class Queue:
     """The producer's side of one stream. Thread-safe; one per process is enough.
 
@@ -62,6 +64,7 @@ class Queue:
 
     def __init__(self, url: str, stream: Stream) -> None:
         """Connect on first use."""
+        check_queue("Queue", url, stream)
         self.stream = stream
         self._url = url
         self._redis = connect(url)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from maestro_workflow_engine._arguments import hinted, named, wrong
 from maestro_workflow_engine.streams._redis import Client
 from maestro_workflow_engine.streams.errors import StreamsError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,199}")
 
 
+@hinted
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """A consumer group: each job goes to one of its workers."""
@@ -25,6 +27,7 @@ class Group:
         check_name("group", self.name)
 
 
+@hinted
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
     """One queue and its rules.
@@ -55,6 +58,15 @@ class Stream:
     def __post_init__(self) -> None:
         """Check every field; a wrong one is named with its range."""
         check_name("stream", self.name)
+        given: object = self.groups
+        if not isinstance(given, tuple | list) or not all(
+            isinstance(group, Group) for group in given
+        ):
+            raise StreamsError(
+                f"stream {self.name!r}: groups must be a tuple such as "
+                f"(Group(name='workers'),), is {given!r}"
+            )
+        object.__setattr__(self, "groups", tuple(given))
         if not self.groups:
             raise StreamsError(f"stream {self.name!r} has no group; name at least one")
         for name, low in (
@@ -66,9 +78,17 @@ class Stream:
             ("keep_dead", 1),
         ):
             value = getattr(self, name)
-            if value is not None and not value >= low:
+            if value is None and name == "max_length":
+                continue
+            kind = "a whole number" if isinstance(low, int) else "a number"
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int if isinstance(low, int) else int | float)
+                or not value >= low
+            ):
                 raise StreamsError(
-                    f"stream {self.name!r}: {name} must be at least {low}, is {value!r}"
+                    f"stream {self.name!r}: {name} must be at least {low} ({kind}), "
+                    f"is {value!r}"
                 )
 
     @property
@@ -106,6 +126,12 @@ class Topology:
 
     def __post_init__(self) -> None:
         """Refuse a name that stands twice."""
+        given: object = self.streams
+        if not isinstance(given, tuple | list) or not all(
+            isinstance(stream, Stream) for stream in given
+        ):
+            raise StreamsError(f"streams must be a tuple of Stream, is {given!r:.200}")
+        object.__setattr__(self, "streams", tuple(given))
         by_name = {stream.name: stream for stream in self.streams}
         if len(by_name) != len(self.streams):
             raise StreamsError("a stream stands twice in the topology")
@@ -188,18 +214,27 @@ class Topology:
             StreamsError: naming the file, the stream and the key.
         """
         path = Path(path)
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except OSError as error:
+            raise StreamsError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise StreamsError(f"{path}: {error}") from error
+        entries = data.get("streams") if isinstance(data, dict) else None
+        if not isinstance(entries, list) or not entries:
+            raise StreamsError(f"{path}: expected streams, such as [[streams]] in TOML")
         try:
-            return cls(tuple(_stream(entry) for entry in data.get("streams", [])))
+            return cls(tuple(_stream(entry) for entry in entries))
         except StreamsError as error:
             raise StreamsError(f"{path}: {error}") from error
 
 
 def _stream(entry: Mapping[str, Any]) -> Stream:
+    if not isinstance(entry, dict):
+        raise StreamsError(
+            f"a stream is a table with 'name' and 'groups', got {entry!r}"
+        )
     known = {f.name for f in fields(Stream)}
     for key in entry:
         if key not in known:
@@ -212,17 +247,30 @@ def _stream(entry: Mapping[str, Any]) -> Stream:
             )
     if "name" not in entry or "groups" not in entry:
         raise StreamsError("a stream needs 'name' and 'groups'")
+    if not isinstance(entry["groups"], list):
+        raise StreamsError(
+            f"stream {entry['name']!r}: groups is a list such as ['workers'], "
+            f"got {entry['groups']!r}"
+        )
     groups = tuple(Group(name=name) for name in entry["groups"])
     return Stream(**{**entry, "groups": groups})
 
 
-def check_name(what: str, name: str) -> None:
+def check_name(what: str, name: object) -> None:
     """Refuse names that would not survive a command line or a key."""
-    if not NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise StreamsError(
             f"{what} name {name!r}: use letters, digits, '.', '_', '-' and ':', "
             "at most 200, starting with a letter or digit"
         )
+
+
+def check_queue(owner: str, url: object, stream: object) -> None:
+    """Refuse what is no URL, and what is no stream."""
+    named(owner, "url", url)
+    if not isinstance(stream, Stream):
+        hint = "a Stream such as AUTOMATION['jobs']"
+        raise wrong(owner, "stream", hint, stream)
 
 
 def create_group(key: str, group: str) -> tuple[str, ...]:

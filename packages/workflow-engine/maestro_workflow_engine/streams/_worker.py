@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from maestro_workflow_engine._arguments import callback, hinted, whole
 from maestro_workflow_engine.streams import _scripts
 from maestro_workflow_engine.streams._message import (
     Message,
@@ -44,7 +45,7 @@ from maestro_workflow_engine.streams._redis import (
     connection_errors,
     response_error,
 )
-from maestro_workflow_engine.streams._topology import Stream, create_group
+from maestro_workflow_engine.streams._topology import Stream, check_queue, create_group
 from maestro_workflow_engine.streams.errors import BadPayload, Reject, StreamsError
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ class _Flight:
     taken_at: float = field(default_factory=time.monotonic)
 
 
+@hinted
 class Worker:
     """Runs the jobs of one stream for one group.
 
@@ -154,8 +156,10 @@ class Worker:
         name: str | None = None,
     ) -> None:
         """Check the arguments; nothing is connected before `run`."""
-        if concurrency < 1:
-            raise StreamsError(f"concurrency must be at least 1, is {concurrency!r}")
+        check_queue("Worker", url, stream)
+        whole("Worker", "concurrency", concurrency)
+        callback("Worker", "backoff", backoff)
+        callback("Worker", "on_event", on_event)
         self.stream = stream
         self.group = _choose_group(stream, group)
         self.name = (
