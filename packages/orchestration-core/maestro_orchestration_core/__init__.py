@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from ._log import Event
     from ._messages import Model, Price, PriceTable, Reply, Request, ToolCall, Usage
     from ._openai import OpenAICompatible, openai_compatible
-    from ._orchestrator import Orchestrator
     from ._persona import Persona, PersonaRegistry
     from ._plan import Plan, Task
     from ._processes import run_process, subprocess_agent
     from ._report import RunReport
     from ._retry import Child, Retry, Supervisor, Throttle
-    from ._run import Run
+    from ._run import Orchestrator, Run
     from ._session import LoopLimits
     from ._touches import JournalLeases
     from ._turn import (
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from ._worktrees import Worktrees
 
 _WHERE = {
+    "_run": "Run Orchestrator",
     "_turn": "Turn Said conversation debate group_chat handoff hierarchical parallel sequential",
     "_retry": "Retry Throttle Child Supervisor",
     "_messages": "Model Reply Request ToolCall Usage Price PriceTable",
@@ -56,8 +56,6 @@ _WHERE = {
     "_persona": "Persona PersonaRegistry",
     "_plan": "Plan Task",
     "_processes": "run_process subprocess_agent",
-    "_orchestrator": "Orchestrator",
-    "_run": "Run",
     "_session": "LoopLimits",
 }
 _MODULES = {name: module for module, names in _WHERE.items() for name in names.split()}

@@ -13,7 +13,7 @@ from ._session import Context
 from .errors import PlanError, did_you_mean
 
 if TYPE_CHECKING:
-    from ._orchestrator import Orchestrator
+    from ._run import Orchestrator
 from typing import TYPE_CHECKING
 
 from ._budget import Budget

@@ -85,13 +85,17 @@ class Budget:
                 key = {"usd_micro": "usd", "wall_ms": "wall"}.get(unit, unit)
                 given = getattr(self, key)
                 raise BudgetError(f"{given!r} is below zero", key=key)
+        if not isinstance(self.warn, (list, tuple)):
+            raise BudgetError(f"expected a list, got {self.warn!r}", key="warn")
         for share in self.warn:
-            if not 0 < share <= 1:
+            if not isinstance(share, (int, float)) or not 0 < share <= 1:
                 raise BudgetError(f"{share!r} is not between 0 and 1", key="warn")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Budget":
         """Make a budget from plain data, with nested tables for scopes."""
+        if not isinstance(data, Mapping):
+            raise BudgetError(f"expected a table, got {data!r}", key="budget")
         values = dict(data)
         for key in values:
             if key not in _KEYS:
@@ -100,6 +104,8 @@ class Budget:
                 )
         for key in ("per_team", "per_persona", "per_task"):
             if key in values:
+                if not isinstance(values[key], Mapping):
+                    raise BudgetError(f"expected a table, got {values[key]!r}", key=key)
                 values[key] = {k: cls.from_dict(v) for k, v in values[key].items()}
         return cls(**values)
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
+from types import NoneType
 from typing import Any, Final, Literal, final
 
 from ._agent import rank, route
@@ -18,6 +19,21 @@ from .errors import NoAgentError, PlanCycleError, PlanError, did_you_mean
 Approval = Literal["", "before", "after", "both"]
 _MAX_NAME: Final = 100
 _EXPLAINED: Final = 100  # pairs of tasks that touch the same
+_NUMBER: Final = (int, float)
+_KINDS: Final[dict[str, tuple[type, ...]]] = {
+    "prompt": (str,), "agent": (str, NoneType), "tries": (int,), "priority": (int,),
+    "effort": _NUMBER, "timeout": (*_NUMBER, NoneType), "catch_up": (bool,),
+    "args": (Mapping,), "output": (Mapping, NoneType), "budget": (Budget, NoneType),
+}  # fmt: skip
+
+
+def _texts(key: str, value: Any) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise PlanError(f"must be a list, got {value!r}", key=key)
+    found = list(value)
+    if wrong := [one for one in found if not isinstance(one, str)]:
+        raise PlanError(f"expected texts, got {wrong[0]!r}", key=key)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +75,33 @@ class Task:
                 key="task name",
             )
         key = f"task {self.name}"
-        for name in ("after", "touches", "produces", "consumes"):
+        for name, kinds in _KINDS.items():
             value = getattr(self, name)
-            if isinstance(value, str):
+            if not isinstance(value, kinds) or (
+                type(value) is bool and bool not in kinds
+            ):
+                wanted = " or ".join(kind.__name__ for kind in kinds)
                 raise PlanError(
-                    f"{name} must be a list, got {value!r}", key=f"{key}.{name}"
+                    f"expected {wanted}, got {value!r}", key=f"{key}.{name}"
                 )
-            object.__setattr__(self, name, tuple(value))
+        for name in ("after", "touches", "produces", "consumes"):
+            object.__setattr__(
+                self, name, tuple(_texts(f"{key}.{name}", getattr(self, name)))
+            )
         needs = self.needs
-        if isinstance(needs, str):
-            raise PlanError(f"needs must be a set, got {needs!r}", key=f"{key}.needs")
         if not isinstance(needs, Mapping):
-            needs = dict.fromkeys(sorted(needs), 1)
+            needs = dict.fromkeys(sorted(_texts(f"{key}.needs", needs)), 1)
+        if any(type(level) is not int for level in needs.values()):
+            raise PlanError(
+                f"levels are whole numbers, got {needs!r}", key=f"{key}.needs"
+            )
         object.__setattr__(self, "needs", dict(needs))
         if self.args or self.output:
             self._check_plain(key)
         if self.tries < 1:
             raise PlanError(f"{self.tries!r} is below 1", key=f"{key}.tries")
+        if self.timeout is not None and not self.timeout > 0:
+            raise PlanError(f"{self.timeout!r} must be above 0", key=f"{key}.timeout")
         if not self.effort > 0:
             raise PlanError(f"{self.effort!r} must be above 0", key=f"{key}.effort")
         if self.approval not in {"", "before", "after", "both"}:
@@ -102,9 +128,13 @@ class Task:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, source: str = "") -> "Task":
         """Make a task from plain data; raise PlanError with the key."""
+        if not isinstance(data, Mapping):
+            raise PlanError(
+                f"a task is a table, got {data!r}", source=source, key="tasks"
+            )
         known = {f.name for f in fields(cls)}
         values = dict(data)
-        name = str(values.get("name", ""))
+        name = values["name"] = str(values.get("name", ""))
         for key in values:
             if key not in known:
                 raise PlanError(

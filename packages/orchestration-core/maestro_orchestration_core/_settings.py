@@ -16,10 +16,10 @@ from ._gates import Gate
 from ._journal import Journal
 from ._messages import PriceTable
 from ._openai import OpenAICompatible
-from ._orchestrator import Orchestrator
 from ._persona import Persona, PersonaRegistry, read_settings
 from ._plan import Plan, Task
 from ._processes import subprocess_agent
+from ._run import Orchestrator
 from ._worktrees import Worktrees
 from .errors import OrchestrationError, SettingsError, did_you_mean
 

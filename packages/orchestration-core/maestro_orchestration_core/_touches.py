@@ -31,7 +31,7 @@ def overlap(left: str, right: str) -> bool:
     """Tell whether some path matches both: `*`, `?` in a part, `**` for any parts."""
     if not _WILD.search(left) and not _WILD.search(right):
         return left == right
-    return _parts(tuple(left.split("/")), tuple(right.split("/")))
+    return _meet(left.split("/"), right.split("/"), "**", _same_part)
 
 
 def overlaps(left: Iterable[str], right: Iterable[str]) -> list[tuple[str, str]]:
@@ -48,26 +48,35 @@ def literal_head(pattern: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _parts(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
-    if not left or not right:
-        return all(part == "**" for part in left or right)
-    if left[0] == "**":
-        return _parts(left[1:], right) or _parts(left, right[1:])
-    if right[0] == "**":
-        return _parts(left, right[1:]) or _parts(left[1:], right)
-    return _chars(left[0], right[0]) and _parts(left[1:], right[1:])
+def _same_part(left: str, right: str) -> bool:
+    if not _WILD.search(left + right):
+        return left == right
+    return _meet(left, right, "*", lambda a, b: a == b or "?" in {a, b})
 
 
-@lru_cache(maxsize=4096)
-def _chars(left: str, right: str) -> bool:
-    if not left or not right:
-        return set(left or right) <= {"*"}
-    if left[0] == "*":
-        return _chars(left[1:], right) or _chars(left, right[1:])
-    if right[0] == "*":
-        return _chars(left, right[1:]) or _chars(left[1:], right)
-    same = left[0] == right[0] or "?" in {left[0], right[0]}
-    return same and _chars(left[1:], right[1:])
+def _meet(
+    left: Sequence[str], right: Sequence[str], any_: str,
+    same: Callable[[str, str], bool],
+) -> bool:  # fmt: skip
+    """Tell whether both sequences can mean the same one; `any_` stands for any run.
+
+    Costs the product of the lengths: a recursion could take exponential time.
+    """
+    rows, columns = len(left), len(right)
+    below = [False] * (columns + 2)
+    for i in range(rows, -1, -1):
+        row = [False] * (columns + 2)
+        for j in range(columns, -1, -1):
+            if i < rows and left[i] == any_:
+                row[j] = below[j] or row[j + 1]
+            elif j < columns and right[j] == any_:
+                row[j] = row[j + 1] or below[j]
+            elif i < rows and j < columns:
+                row[j] = below[j + 1] and same(left[i], right[j])
+            else:
+                row[j] = i == rows and j == columns
+        below = row
+    return below[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -297,3 +297,45 @@ def test_a_lease_store_that_breaks_ends_the_session_and_not_in_a_hang():
 
     with pytest.raises(OSError, match="lease server is gone"):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({"tries": "2"}, "tries"), ({"tries": True}, "tries"),
+        ({"timeout": "5m"}, "timeout"), ({"timeout": -1}, "timeout"),
+        ({"priority": "high"}, "priority"), ({"after": 3}, "after"),
+        ({"touches": [3]}, "touches"), ({"needs": {"py": "2"}}, "needs"),
+        ({"needs": 3}, "needs"), ({"args": [1]}, "args"), ({"prompt": 1}, "prompt"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_kind_is_refused_with_its_key(data, key):
+    """As a run file may hold it; never a TypeError."""
+    with pytest.raises(errors.PlanError) as caught:
+        Plan.from_dict({"tasks": [{"name": "a", **data}]})
+    assert caught.value.key == f"task a.{key}"
+
+
+@pytest.mark.parametrize(
+    "data", [[1], {"warn": "0.8"}, {"warn": ["x"]}, {"per_task": {"a": 3}},
+             {"per_task": 3}],
+)  # fmt: skip
+def test_a_malformed_budget_is_refused(data):
+    """Whatever the shape."""
+    with pytest.raises(errors.BudgetError):
+        Budget.from_dict(data)
+
+
+def test_a_task_that_is_no_table_is_refused():
+    """And a number of workers that is none."""
+    with pytest.raises(errors.PlanError, match="a task is a table"):
+        Plan.from_dict({"tasks": ["a"]})
+    with pytest.raises(errors.PlanError, match="workers"):
+        Orchestrator([agent()], workers="4")
+
+
+def test_long_patterns_end_in_time():
+    """A recursion would take exponential time or run out of stack."""
+    assert overlap("*a" * 200 + "*", "*b" * 200 + "*")
+    assert not overlap("*a" * 200, "*b" * 200)
+    assert overlap("a/" * 1500 + "*", "a/" * 1500 + "b")

@@ -3,8 +3,8 @@
 import hashlib
 from typing import Any
 
-from maestro_orchestration_core._orchestrator import Orchestrator
 from maestro_orchestration_core._plan import Plan
+from maestro_orchestration_core._run import Orchestrator
 from maestro_orchestration_core.errors import OrchestrationError
 
 try:
