@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         RegistryError,
         StaleFence,
         StoreError,
+        StoreMissing,
         StoreUnavailable,
         UnknownEntry,
         UnsafeStore,
@@ -77,8 +78,8 @@ _PLACES = {
     "_windows": "Window",
     "errors": "AccessDenied ClaimRefused Compacted Conflict CoordinationError "
     "CycleError InvalidInput LeaseLost LockError LockLost LockNotAcquired NoInstances "
-    "NoticeTooShort NotReady RegistryError StaleFence StoreError StoreUnavailable "
-    "UnknownEntry UnsafeStore",
+    "NoticeTooShort NotReady RegistryError StaleFence StoreError StoreMissing "
+    "StoreUnavailable UnknownEntry UnsafeStore",
 }
 _HOMES = {name: module for module, names in _PLACES.items() for name in names.split()}
 
@@ -130,6 +131,7 @@ __all__ = [
     "StaleFence",
     "Store",
     "StoreError",
+    "StoreMissing",
     "StoreUnavailable",
     "SystemClock",
     "Tcp",

@@ -95,7 +95,7 @@ class AsyncServiceRegistry:
 
     async def wait_ready(self, services: Iterable[str], timeout: float = 30.0) -> None:
         """Wait until these services and all they require have passing instances."""
-        await _wait_for(self.sync.wait_ready, list(services), timeout)
+        await _wait_for(self.sync.wait_ready, services, timeout)
 
     async def may(self, action: str, service: str, *args: Any, **more: Any) -> Decision:
         """Tell whether an action is allowed now."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 from urllib.parse import urlsplit
 
-from ._model import Health, cut
+from ._args import words
+from ._model import HEALTHS, Health, cut
 from .errors import InvalidInput
 
 __all__ = [
@@ -66,6 +67,8 @@ class _Timing:
             value = getattr(self, field_name)
             if not isinstance(value, int) or not 1 <= value <= 100:
                 raise InvalidInput(field_name, value, "a number from 1 to 100")
+        if self.initial not in HEALTHS:
+            raise InvalidInput("initial", self.initial, f"one of {', '.join(HEALTHS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +89,22 @@ class Http(_Timing):
 
     def __post_init__(self) -> None:
         _Timing.__post_init__(self)
-        if not self.target.startswith(("/", "http://", "https://")):
-            raise InvalidInput("http check", self.target, "a path or an http(s) URL")
+        target: Any = self.target  # whatever the types say
+        if not isinstance(target, str) or not target.startswith(
+            ("/", "http://", "https://")
+        ):
+            raise InvalidInput("http check", target, "a path or an http(s) URL")
         if any(c in "\r\n\0 " for c in self.target + self.method):
             raise InvalidInput("http check", self.target, "no spaces or line breaks")
+        pairs = [
+            tuple(p) if isinstance(p, list) else p
+            for p in words("http check headers", self.headers)
+        ]
+        object.__setattr__(self, "headers", tuple(pairs))  # hashed for each request
         for pair in self.headers:
+            if not isinstance(pair, tuple) or list(map(type, pair)) != [str] * 2:
+                expected = 'pairs of texts such as (("Accept", "text/plain"),)'
+                raise InvalidInput("http check headers", pair, expected)
             if any(c in "\r\n\0" for c in "".join(pair)):
                 raise InvalidInput("http check header", pair, "no line breaks")
 
@@ -113,6 +127,12 @@ class Tcp(_Timing):
 
     kind: ClassVar[str] = "tcp"
     port: int | None = None
+
+    def __post_init__(self) -> None:
+        _Timing.__post_init__(self)
+        port: Any = self.port
+        if port is not None and (type(port) is not int or not 1 <= port <= 65535):
+            raise InvalidInput("tcp check", port, "a port from 1 to 65535, or None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +169,11 @@ class Call(_Timing):
     kind: ClassVar[str] = "call"
     function: Callable[[], Any] = lambda: True
 
+    def __post_init__(self) -> None:
+        _Timing.__post_init__(self)
+        if not callable(self.function):
+            raise InvalidInput("call check", self.function, "a function to call")
+
 
 @dataclass(frozen=True, slots=True)
 class Ttl(_Timing):
@@ -158,6 +183,19 @@ class Ttl(_Timing):
 
 
 Check = Http | Tcp | Grpc | Script | Call | Ttl
+
+
+def checks_of(value: Any) -> tuple[Check, ...]:
+    """Return the checks that a user gave, or say what they should be."""
+    if isinstance(value, Check):
+        raise InvalidInput("checks", value, f"a list: [{type(value).__name__}(...)]")
+    found = words("checks", value)
+    for check in found:
+        if not isinstance(check, Check):
+            text = isinstance(check, str) and check.startswith("/")
+            example = f"Http({check!r})" if text else 'Http("/health"), Tcp() or Ttl()'
+            raise InvalidInput("checks", check, f"a check such as {example}")
+    return tuple(found)
 
 
 def verdict_of(answer: Any) -> Verdict:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Self, final, get_args
 
+from ._args import named, words
 from ._model import check_name
 from ._notice import Notice, Override, dump, guarded, instant, iso, load, some_text
 from ._store import Delete, Op, Put, Record, Store, join_key
@@ -76,6 +77,7 @@ class Claims:
     ) -> None:
         self._store, self._notify = store, notify
 
+    @named
     def take(
         self,
         services: Iterable[str],
@@ -99,7 +101,8 @@ class Claims:
         Raises:
             ClaimRefused: each reason names the claim or window in the way.
         """
-        names = tuple(sorted({check_name("service", s) for s in services}))
+        given = words("services", services)
+        names = tuple(sorted({check_name("service", s) for s in given}))
         if not names:
             raise InvalidInput("services", names, "at least one service")
         if mode not in get_args(Mode):
@@ -114,8 +117,7 @@ class Claims:
             until=instant("until", until),
             mode=mode,
         )
-        if claim.until <= now:
-            raise InvalidInput("until", iso(claim.until), f"after now, {iso(now)}")
+        _check_end(claim.until, now)
 
         def decide() -> tuple[Sequence[Op], list[str]]:
             ops, against, frozen = self._against(claim)
@@ -141,6 +143,7 @@ class Claims:
     def extend(self, id: str, until: Any) -> Claim:
         """Let a claim last longer; a claim that has ended is not revived."""
         end = instant("until", until)
+        _check_end(end, self._store.now())
 
         def decide() -> tuple[Sequence[Op], Claim]:
             claim = self.get(id)
@@ -151,7 +154,8 @@ class Claims:
 
     def release(self, id: str) -> None:
         """End a claim; nothing happens when it has ended."""
-        self._store.commit([Delete(join_key("c", id))])
+        # Guarded: an `extend` that has read the claim already must decide anew.
+        guarded(self._store, lambda: ([Delete(join_key("c", id))], None))
 
     def get(self, id: str) -> Claim:
         """Return a claim that holds now, or raise UnknownEntry."""
@@ -203,6 +207,11 @@ class Claims:
         raw["services"] = tuple(raw["services"])
         known = {k: v for k, v in raw.items() if k in _FIELDS}
         return Claim(**known, fence=record.created, _claims=self)
+
+
+def _check_end(until: float, now: float) -> None:
+    if not until > now:
+        raise InvalidInput("until", until, f"a time after now, {iso(now)}")
 
 
 _FIELDS = ("id", "services", "by", "reason", "since", "until", "mode")

@@ -2,7 +2,11 @@
 
 Exit codes: 0 done or yes; 1 no (nothing found, unhealthy, refused); 2 a mistake in the
 command line or a value; 3 the lock or registration was lost while CMD ran; 4 the store
-cannot be reached; 130 interrupted. `register` and `lock` end with CMD's own exit code.
+is not there or cannot be reached; 130 interrupted. `register` and `lock` end with CMD's
+own exit code, or with 127 or 126 when it is not found or cannot be run.
+
+Only register, lock, serve, claim, freeze and announce make a SQLite file that is not
+there; the others say that it is missing.
 
 Example: maestro-registry --url sqlite:///registry.db lock deploy -- ./deploy.sh
 """
@@ -12,6 +16,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from ._graph import Graph
+from ._model import Instance, check_ttl
 from ._registry import ServiceRegistry
+from ._store import shown
 from .errors import (
     CycleError,
     InvalidInput,
@@ -38,12 +45,12 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
     command: list[str] = []
-    if "--" in words:  # what follows is CMD's, options and all
-        at = words.index("--")
-        words, command = words[:at], words[at + 1 :]
-    args = _parser().parse_args(words)
+    if "--" in given:  # what follows is CMD's, options and all
+        at = given.index("--")
+        given, command = given[:at], given[at + 1 :]
+    args = _parser().parse_args(given)
     args.command = command
     try:
         return int(args.run(args))
@@ -51,15 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, USAGE)
     except StoreError as error:
         return _fail(error, AWAY)
-    except (RegistryError, ImportError, OSError) as error:
+    except _CannotRun as error:
+        return _fail(error, error.code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", NO)
+    except (RegistryError, ImportError) as error:
         return _fail(error, NO)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _fail("interrupted", INTERRUPTED)
     except _Terminated as ended:
         return 128 + int(ended.args[0])
 
 
-def _fail(error: BaseException, code: int) -> int:
+def _fail(error: object, code: int) -> int:
     print(f"maestro-registry: {error}", file=sys.stderr)
     return code
 
@@ -71,19 +83,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     url = os.environ.get("MAESTRO_REGISTRY_URL", "sqlite:///registry.db")
-    parser.add_argument(
-        "--url",
-        default=url,
-        help="where it lives (MAESTRO_REGISTRY_URL; now %(default)s)",
-    )
-    parser.add_argument(
-        "--token-from", metavar="FILE", help="read the token for an http(s):// url"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_common(parser, url=url, token_from=None, json=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
         found = commands.add_parser(name, help=text, description=text)
+        # Behind the command too; suppressed, so that it keeps what stood before it.
+        keep = argparse.SUPPRESS
+        _add_common(found, url=keep, token_from=keep, json=keep)
         found.set_defaults(run=run)
         return found
 
@@ -91,6 +98,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_running(add)
     _add_planning(add)
     return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, **default: Any) -> None:
+    now = "" if default["url"] == argparse.SUPPRESS else "; now %(default)s"
+    parser.add_argument(
+        "--url",
+        default=default["url"],
+        help=f"where it lives (MAESTRO_REGISTRY_URL{now})",
+    )
+    parser.add_argument(
+        "--token-from",
+        metavar="FILE",
+        default=default["token_from"],
+        help="read the token for an http(s):// url",
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=default["json"], help="print JSON"
+    )
 
 
 def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -129,6 +154,7 @@ def _add_running(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--ttl", type=float, default=15.0)
     one.add_argument("--http", metavar="PATH", help="check it by GET")
     one.add_argument("--tcp", action="store_true", help="check it by connecting")
+    _show_command(one)
     one = add(
         "lock",
         _lock,
@@ -137,6 +163,7 @@ def _add_running(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("name")
     one.add_argument("--ttl", type=float, default=15.0)
     one.add_argument("--timeout", type=float, help="seconds to wait for it")
+    _show_command(one)
     one = add("serve", _serve, "serve the registry over HTTP (extra [server])")
     one.add_argument("--bind", default="127.0.0.1:8500", metavar="HOST:PORT")
     one.add_argument("--token-file", type=Path, help="lines made by the command token")
@@ -150,6 +177,12 @@ def _add_running(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--allow-foreign-checks", action="store_true")
     one = add("token", _token, "make a token and the line for the token file")
     one.add_argument("scope", nargs="+")
+
+
+def _show_command(parser: argparse.ArgumentParser) -> None:
+    """Let the usage end with what argparse does not see."""
+    usage = parser.format_usage().removeprefix("usage: ").rstrip()
+    parser.usage = usage.replace("%", "%%") + " -- CMD [ARG ...]"
 
 
 def _add_planning(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -187,8 +220,9 @@ def _add_planning(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--by")
 
 
-def _open(args: Any) -> ServiceRegistry:
-    options = {}
+def _open(args: Any, *, create: bool = False) -> ServiceRegistry:
+    """Open the store; without `create` one that is not there is told, not made."""
+    options: dict[str, Any] = {"create": create}
     if args.token_from:
         text = Path(args.token_from).read_text(encoding="utf-8")
         options["token"] = text.strip()
@@ -207,7 +241,11 @@ def _list(args: Any) -> int:
         for i in instances
     ]
     _print(args, [i.to_dict() for i in instances], _table(rows))
-    return 0 if instances or not args.service else NO
+    if not instances and args.service:
+        return _fail(f"no instance of {args.service!r} in {shown(args.url)}", NO)
+    if not instances:
+        print(f"no service is registered in {shown(args.url)}", file=sys.stderr)
+    return 0
 
 
 def _watch(args: Any) -> int:
@@ -281,7 +319,8 @@ def _doctor(args: Any) -> int:
         late = len(registry.store.expired())
         if late:
             wrong.append(f"{late} leases are late; is any registry process running?")
-    text = "\n".join(wrong) or f"nothing wrong: {len(services)} services"
+    where = f"{len(services)} services in {shown(args.url)}"
+    text = "\n".join(wrong) or f"nothing wrong: {where}"
     _print(args, {"wrong": wrong, "services": len(services)}, text)
     return NO if wrong else 0
 
@@ -291,22 +330,16 @@ def _register(args: Any) -> int:
 
     checks: list[Check] = [Http(args.http)] if args.http else []
     checks += [Tcp()] if args.tcp else []
-    command = _command(args)
+    details = {name: getattr(args, name) for name in ("host", "port", "version")}
+    details |= {"zone": args.zone, "tags": args.tag, "ttl": check_ttl(args.ttl)}
+    # Built to be checked: a wrong value must not make a store or start CMD.
+    Instance(service=args.service, id=args.id or "any", **details)
+    command = _command(args, "register NAME --port N")
     early: list[int] = []  # registering is short: what comes meanwhile waits
     for number in _SIGNALS:
         signal.signal(number, lambda number, _: early.append(number))
-    with _open(args) as registry:
-        handle = registry.register(
-            args.service,
-            port=args.port,
-            host=args.host,
-            id=args.id,
-            version=args.version,
-            zone=args.zone,
-            tags=args.tag,
-            ttl=args.ttl,
-            checks=checks,
-        )
+    with _open(args, create=True) as registry:
+        handle = registry.register(args.service, id=args.id, checks=checks, **details)
         for number in _SIGNALS:
             signal.signal(number, _raise_terminated)
         if early:
@@ -316,10 +349,10 @@ def _register(args: Any) -> int:
 
 
 def _lock(args: Any) -> int:
-    command = _command(args)
+    command = _command(args, "lock NAME")
     for number in _SIGNALS:
         signal.signal(number, _raise_terminated)
-    with _open(args) as registry:
+    with _open(args, create=True) as registry:
         lock = registry.lock(args.name, ttl=args.ttl, timeout=args.timeout)
         with lock:
             code = _run(command, {"MAESTRO_FENCE": str(lock.fence)}, lock.lost)
@@ -332,10 +365,25 @@ def _lock(args: Any) -> int:
             return code
 
 
-def _command(args: Any) -> list[str]:
+def _command(args: Any, example: str) -> list[str]:
+    """Return CMD once it is known that there is such a program."""
     if not args.command:
-        raise InvalidInput("CMD", "", "a command after --")
+        text = f"a command is missing; give it after --: {example} -- CMD"
+        raise _CannotRun(text, USAGE)
+    name = args.command[0]
+    if shutil.which(name) is None:
+        if os.sep in name and Path(name).is_file():
+            raise _CannotRun(f"{name}: cannot be executed; see its mode", 126)
+        raise _CannotRun(f"{name}: no such command", 127)
     return list(args.command)
+
+
+class _CannotRun(Exception):
+    """There is no CMD, or it does not start; `code` is the exit code."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class _Terminated(BaseException):
@@ -348,12 +396,16 @@ def _raise_terminated(number: int, _: Any) -> None:
 
 def _run(command: list[str], extra: dict[str, str], lost: threading.Event) -> int:
     """Run a command until it ends, or end it when `lost` is set."""
-    process = subprocess.Popen(
-        command,
-        env=os.environ | extra,
-        # Should we be killed, CMD must not go on without what we held for it.
-        preexec_fn=_die_with_parent(),  # noqa: PLW1509 - it takes no lock
-    )
+    try:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | extra,
+            # Should we be killed, CMD must not go on without what we held for it.
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - it takes no lock
+        )
+    except OSError as error:
+        code = 127 if isinstance(error, FileNotFoundError) else 126
+        raise _CannotRun(f"{command[0]}: {error.strerror}", code) from error
 
     def forward(number: int, _: Any) -> None:
         process.send_signal(number)
@@ -424,7 +476,7 @@ def _token(args: Any) -> int:
 
 
 def _claim(args: Any) -> int:
-    with _open(args) as registry:
+    with _open(args, create=True) as registry:
         until = _moment(registry, args.until)
         mode = "shared" if args.shared else "exclusive"
         claim = registry.claim(
@@ -442,7 +494,7 @@ def _release(args: Any) -> int:
 
 
 def _freeze(args: Any) -> int:
-    with _open(args) as registry:
+    with _open(args, create=True) as registry:
         window = registry.freeze(
             args.pattern,
             _moment(registry, args.start),
@@ -457,7 +509,7 @@ def _freeze(args: Any) -> int:
 
 
 def _announce(args: Any) -> int:
-    with _open(args) as registry:
+    with _open(args, create=True) as registry:
         found = registry.contracts.announce(
             args.service,
             version=args.version,

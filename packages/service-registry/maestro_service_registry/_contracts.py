@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from typing import Any, Literal, final
 
+from ._args import named, words
 from ._graph import graph_of
 from ._model import check_name
 from ._notice import Notice, Override, dump, guarded, instant, iso, load, some_text
@@ -89,6 +90,7 @@ class Contracts:
         self._store, self._notify = store, notify
         self._rules = rules or Rules()
 
+    @named
     def announce(
         self,
         service: str,
@@ -120,7 +122,7 @@ class Contracts:
         """
         check_name("service", service)
         parse_version(version)
-        extra = {check_name("consumer", name) for name in consumers}
+        extra = {check_name("consumer", name) for name in words("consumers", consumers)}
         new = Announcement(
             id=uuid.uuid4().hex[:12],
             service=service,
@@ -132,18 +134,14 @@ class Contracts:
             effective=instant("effective", effective),
             noticed=self._store.now(),
             by=by,
-            scope=tuple(sorted(set(scope))),
+            scope=_scope(scope),
             consumers=tuple(sorted(extra | set(self._consumers(service)))),
             emergency=_plain(emergency),
         )
         self._check_notice(new)
         guarded(self._store, lambda: ([_put(new)], None))
         if emergency is not None:
-            details = {"announcement": new.id, "service": service} | (
-                _plain(emergency) or {}
-            )
-            kind = "emergency-announcement"
-            self._notify(Notice(kind=kind, at=new.noticed, by=by, details=details))
+            self._tell_emergency(new, by, emergency)
         return new
 
     def amend(
@@ -153,10 +151,12 @@ class Contracts:
         effective: Any = None,
         change: str | None = None,
         scope: Iterable[str] | None = None,
+        emergency: Override | None = None,
     ) -> Announcement:
         """Change an announcement; an earlier date or a wider scope counts as new.
 
-        What counts as new loses its acknowledgements and needs the whole notice.
+        What counts as new loses its acknowledgements and needs the whole notice, or
+        an emergency of its own: that of the announcement does not cover it.
         """
 
         def decide() -> tuple[Sequence[Op], Announcement]:
@@ -167,15 +167,23 @@ class Contracts:
                 if effective is None
                 else instant("effective", effective),
                 change=old.change if change is None else some_text("change", change),
-                scope=old.scope if scope is None else tuple(sorted(set(scope))),
+                scope=old.scope if scope is None else _scope(scope),
             )
             wider = not set(new.scope) <= set(old.scope)
             if new.effective < old.effective or wider:
-                new = replace(new, noticed=self._store.now(), acknowledged={})
+                new = replace(
+                    new,
+                    noticed=self._store.now(),
+                    acknowledged={},
+                    emergency=_plain(emergency),
+                )
                 self._check_notice(new)
             return [_put(new)], new
 
-        return guarded(self._store, decide)[1]
+        found = guarded(self._store, decide)[1]
+        if emergency is not None:
+            self._tell_emergency(found, found.by, emergency)
+        return found
 
     def acknowledge(self, id: str, *, by: str) -> Announcement:
         """Note that a consumer knows and is ready for the change."""
@@ -220,6 +228,12 @@ class Contracts:
 
         return guarded(self._store, decide)[1]
 
+    def _tell_emergency(self, new: Announcement, by: str, why: Override) -> None:
+        details = {"announcement": new.id, "service": new.service}
+        details |= {"reason": why.reason, "approver": why.approver}
+        kind = "emergency-announcement"
+        self._notify(Notice(kind=kind, at=new.noticed, by=by, details=details))
+
     def _check_notice(self, new: Announcement) -> None:
         given = new.effective - new.noticed
         if new.breaking and new.emergency is None and given < self._rules.notice:
@@ -228,6 +242,10 @@ class Contracts:
     def _consumers(self, service: str) -> tuple[str, ...]:
         instances = decode_all(self._store.read("i/").records)
         return graph_of(instances).consumers(service)
+
+
+def _scope(given: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({some_text("scope", name) for name in words("scope", given)}))
 
 
 def breaks(store: Store, service: str, version: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
 
+from ._args import words
 from ._model import Instance
 from ._semver import parse_range
 from .errors import CycleError
@@ -41,7 +42,7 @@ class Graph:
 
     def closure(self, services: Iterable[str]) -> tuple[str, ...]:
         """Return these services and everything they need, directly or not."""
-        found, todo = set[str](), list(services)
+        found, todo = set[str](), words("services", services)
         while todo:
             name = todo.pop()
             if name not in found:

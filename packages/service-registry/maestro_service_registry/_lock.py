@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, final
 
+from ._args import check_number
 from ._clock import Clock, Process
 from ._heart import Beat, Heart
 from ._model import check_ttl
@@ -73,6 +74,10 @@ class Lock:
         if not isinstance(name, str) or not 1 <= len(name) <= 253:
             raise InvalidInput("lock name", name, "a text of 1 to 253 characters")
         self.name: str = name
+        if timeout is not None:
+            check_number("timeout", timeout, 0, float("inf"), "seconds, None for ever")
+        if holder is not None and not isinstance(holder, str):
+            raise InvalidInput("holder", holder, "a text")
         self.ttl = check_ttl(ttl)
         self.holder = holder or f"{socket.gethostname()}:{os.getpid()}"
         self.lost = threading.Event()
@@ -110,6 +115,8 @@ class Lock:
             LockNotAcquired: the time ran out; nothing is left behind.
             LockLost: the lease ended while waiting.
         """
+        if timeout is not None:
+            check_number("timeout", timeout, 0, float("inf"), "seconds")
         if self._fence is not None:
             raise LockError(f"lock {self.name!r} is held already; it is not reentrant")
         patience = self._timeout if timeout is None else timeout

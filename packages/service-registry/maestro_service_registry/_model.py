@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address
 from typing import Any, Literal
 
+from ._args import pairs, words
 from ._clock import Process
 from ._semver import parse_range, parse_version
 from .errors import InvalidInput
@@ -74,6 +75,11 @@ class Instance:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
     def __post_init__(self) -> None:
+        if type(self.tags) is not frozenset:
+            object.__setattr__(self, "tags", frozenset(words("tags", self.tags)))
+        if type(self.meta) is not dict or type(self.requires) is not dict:
+            object.__setattr__(self, "meta", pairs("meta", self.meta))
+            object.__setattr__(self, "requires", pairs("requires", self.requires))
         check_name("service", self.service)
         _check_place(self)
         _check_labels(self)
@@ -118,7 +124,7 @@ class Instance:
     def from_dict(cls, raw: Mapping[str, Any], **known: Any) -> "Instance":
         """Read `to_dict`'s data; keep unknown fields in `extra`."""
         mine = {k: v for k, v in raw.items() if k in _FIELDS}
-        mine["tags"] = frozenset(raw.get("tags", ()))
+        mine["tags"] = frozenset(words("tags", raw.get("tags", ())))
         mine["process"] = Process.of(raw.get("process"))
         mine["checks"] = tuple(_report(r) for r in raw.get("checks", ()))
         extra = {k: v for k, v in raw.items() if k not in _FIELDS}

@@ -43,8 +43,7 @@ class Override:
 
     def __post_init__(self) -> None:
         for name in ("reason", "approver"):
-            if not str(getattr(self, name)).strip():
-                raise InvalidInput(f"override.{name}", getattr(self, name), "a text")
+            some_text(f"override.{name}", getattr(self, name))
 
 
 def instant(name: str, value: Any) -> float:

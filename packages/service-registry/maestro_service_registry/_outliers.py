@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
+from ._args import check_number
 from ._clock import Clock
 from ._model import Instance
 
@@ -33,6 +34,14 @@ class Ejection:
     deviations: float = 1.9
     requests: int = 20
     hosts: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("consecutive", "requests", "hosts"):
+            check_number(name, getattr(self, name), 1, 1e6, "how many")
+        for name in ("base", "longest"):
+            check_number(name, getattr(self, name), 0, 1e9, "seconds")
+        check_number("most", self.most, 0, 1, "a share")
+        check_number("deviations", self.deviations, 0, 1e6, "standard deviations")
 
 
 @dataclass(slots=True)

@@ -8,13 +8,14 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Literal, Protocol, final, get_args
+from typing import Any, Literal, Protocol, final, get_args
 
+from ._args import near
 from ._hashing import Maglev, Rendezvous
 from ._model import Instance
 from .errors import InvalidInput
 
-__all__ = ["Load", "Picker", "Policy", "make_picker"]
+__all__ = ["Load", "Picker", "Policy", "check_policy", "make_picker"]
 
 Policy = Literal["p2c", "ewma", "round_robin", "weighted", "least_request", "hash"]
 WHEEL = 4_096
@@ -53,6 +54,14 @@ class Picker(Protocol):
         ...
 
 
+def check_policy(policy: Any) -> None:
+    """Refuse what is no policy."""
+    known = get_args(Policy)
+    if policy not in known:
+        expected = f"one of {', '.join(known)}{near(policy, known)}"
+        raise InvalidInput("policy", policy, expected)
+
+
 def make_picker(
     policy: Policy,
     instances: Sequence[Instance],
@@ -60,9 +69,6 @@ def make_picker(
     rng: random.Random,
 ) -> Picker:
     """Build the picker of a policy for at least one instance."""
-    if policy not in get_args(Policy):
-        expected = f"one of {', '.join(get_args(Policy))}"
-        raise InvalidInput("policy", policy, expected)
     if policy == "hash":
         return HashPicker(instances)
     if policy == "round_robin" or len(instances) == 1:

@@ -10,6 +10,7 @@ versions may run side by side, since callers pick by range.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ._args import check_number, near
 from ._model import check_name
 from ._semver import parse_range, parse_version
 from ._store import Store
@@ -29,6 +30,9 @@ class Rules:
 
     notice: float = 14 * 86_400.0
     acknowledged: bool = True
+
+    def __post_init__(self) -> None:
+        check_number("notice", self.notice, 0, 1e10, "seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,8 @@ def decide(
     from ._windows import Windows
 
     if action not in ACTIONS:
-        raise InvalidInput("action", action, f"one of {', '.join(ACTIONS)}")
+        expected = f"one of {', '.join(ACTIONS)}{near(action, ACTIONS)}"
+        raise InvalidInput("action", action, expected)
     check_name("service", service)
     now = store.now()
     reasons = [str(w) for w in Windows(store).covering(service, now, by=by)]

@@ -4,8 +4,10 @@ Every verb is one Lua script, so it is atomic, and the only clock is the server'
 keys share one hash tag and fit a cluster slot. Redis answers before it has written to
 disk: after a crash it may have forgotten the last commits, or all. So a revision is the
 server's time in microseconds, or one more than the last where that is higher: even then
-no fence is given out twice, as long as that clock is not set back. Readers get
-`Compacted`, holders lose their leases and register again.
+no fence is given out twice, as long as that clock is not set back. A reader whose last
+revision is not in the log any more gets `Compacted`, even when others have written
+since; holders lose their leases and register again. What ended after the snapshot that
+was restored comes back until its lease runs out.
 """
 
 import json
@@ -46,11 +48,18 @@ local rev, rec, idx, ev, lease, due, owned = unpack(KEYS)
 local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function log(at, n, key, value)
+  redis.call('XADD', ev, 'MAXLEN', '~', ARGV[1], at .. '-' .. n, 'k', key, 'v', value)
+end
+local function mark(at)  -- every revision has an entry, that without changes an empty one
+  log(at, 0, '', '')
+end
 local function current()
   local found = redis.call('GET', rev)
   if not found then
     found = string.format('%.0f', micros)
     redis.call('SET', rev, found)
+    mark(found)
   end
   return found
 end
@@ -59,14 +68,12 @@ local function bump()
   redis.call('SET', rev, at)
   return at
 end
-local function log(at, n, key, value)
-  redis.call('XADD', ev, 'MAXLEN', '~', ARGV[1], at .. '-' .. n, 'k', key, 'v', value)
-end
 local function drop(at, n, key)
   if redis.call('HDEL', rec, key) == 1 then
     redis.call('ZREM', idx, key)
     redis.call('HDEL', owned, key)
     log(at, n, key, '')
+    return true
   end
 end
 """
@@ -83,11 +90,12 @@ for _, op in ipairs(ops) do
     return {'lease', op[3]}
   end
 end
-local at = bump()
+local at, changed = bump(), false
 for n, op in ipairs(ops) do
   if #op == 1 then
-    drop(at, n, op[1])
+    changed = drop(at, n, op[1]) or changed
   else
+    changed = true
     local raw = redis.call('HGET', rec, op[1])
     local created = at
     if raw then created = cjson.decode(raw)[2] end
@@ -99,6 +107,7 @@ for n, op in ipairs(ops) do
     log(at, n, op[1], value)
   end
 end
+if not changed then mark(at) end
 return {'ok', at}
 """
 _READ = """
@@ -171,9 +180,24 @@ for _, id in ipairs(ids) do
 end
 return found
 """
-_STATE = """
-local first = redis.call('XRANGE', ev, '-', '+', 'COUNT', 1)
-return {current(), first[1] and first[1][1] or ''}
+# What the reader saw last must be in the log: else it was trimmed, or this is another
+# history, of a server that forgot.
+_EVENTS = """
+local at, most = ARGV[2], tonumber(ARGV[3])
+if at == current() then return {'ok', {}} end
+if not redis.call('XRANGE', ev, at, at, 'COUNT', 1)[1] then
+  local first = redis.call('XRANGE', ev, '-', '+', 'COUNT', 1)[1]
+  return {'gone', first and first[1] or current()}
+end
+local next = string.format('%.0f', tonumber(at) + 1)
+local rows = redis.call('XRANGE', ev, next, '+', 'COUNT', most)
+if #rows == most then  -- one revision may fill more than a batch
+  local first = string.match(rows[1][1], '%d+')
+  if first == string.match(rows[most][1], '%d+') then
+    rows = redis.call('XRANGE', ev, first, first)
+  end
+end
+return {'ok', rows}
 """
 _NOW = "return {time[1], time[2]}"
 _NAMES: Final = ("rev", "rec", "idx", "ev", "lease", "due", "owned")
@@ -268,16 +292,16 @@ class RedisStore:
         deadline = time.monotonic() + timeout
         at = since
         while True:
-            revision, first = self._run(_STATE)
-            if since > int(revision) or self._forgotten(since, revision, first):
-                raise Compacted(since, _revision(first) if first else int(revision))
+            answer, found = self._run(_EVENTS, str(at), str(BATCH))
+            if answer == "gone":
+                raise Compacted(since, _revision(found))
+            batch = _batch(found, prefix, at)
             left = deadline - time.monotonic()
-            wait = None if left <= 0 or self._closed.is_set() else min(left, 1.0)
-            rows = self._stream(at, wait)
-            batch = _batch(rows, prefix, at)
-            if batch.events or wait is None:
+            if batch.events or left <= 0 or self._closed.is_set():
                 return batch
             at = batch.revision
+            if not found:
+                self._sleep(at, min(left, 1.0))
 
     def now(self) -> float:
         """Return the server's clock."""
@@ -295,26 +319,14 @@ class RedisStore:
             lambda: self._redis.xtrim(self._keys[3], maxlen=1, approximate=False)
         )
 
-    def _forgotten(self, since: int, revision: str, first: str) -> bool:
-        if since >= int(revision):
-            return False
-        # The first kept event may be the one right behind: only then nothing is lost.
-        return not first or (_revision(first) > since + 1 and self._trimmed(first))
-
-    def _trimmed(self, first: str) -> bool:
-        info: Any = self._guard(lambda: self._redis.xinfo_stream(self._keys[3]))
-        return int(info["entries-added"]) > int(info["length"]) and bool(first)
-
-    def _stream(self, after: int, wait: float | None) -> list[Any]:
-        # Behind every event of that revision: a commit has fewer than 2**32.
+    def _sleep(self, after: int, wait: float) -> None:
+        """Wait until there is something behind a revision, or for `wait` seconds."""
         position = {self._keys[3]: f"{after}-{2**32}"}
-        block = None if wait is None else max(1, int(wait * 1000))
         if self._closed.is_set():
             raise StoreUnavailable("the store is closed")
-        answer: Any = self._guard(
-            lambda: self._redis.xread(position, count=BATCH, block=block)  # type: ignore[arg-type]  # str is an EncodableT
+        self._guard(
+            lambda: self._redis.xread(position, count=1, block=int(wait * 1000) + 1)  # type: ignore[arg-type]  # str is an EncodableT
         )
-        return list(answer[0][1]) if answer else []
 
     def _leases(self, late: str) -> tuple[Lease, ...]:
         flat = self._run(_LEASES, late)
@@ -358,10 +370,9 @@ def _batch(rows: list[Any], prefix: str, since: int) -> Batch:
     last = _revision(rows[-1][0])
     if len(rows) >= BATCH and _revision(rows[0][0]) < last:
         rows = [row for row in rows if _revision(row[0]) < last]
-        last -= 1
     events = []
-    for id, raw in rows:
-        if raw["k"].startswith(prefix):
-            record = _record(raw["k"], raw["v"]) if raw["v"] else None
-            events.append(Event(raw["k"], _revision(id), record))
-    return Batch(tuple(events), last)
+    for id, (_, key, _, value) in rows:
+        if key and key.startswith(prefix):
+            record = _record(key, value) if value else None
+            events.append(Event(key, _revision(id), record))
+    return Batch(tuple(events), _revision(rows[-1][0]))

@@ -16,6 +16,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, final
 
+from ._args import refuse
 from ._checks import Verdict
 from ._clock import Clock
 from ._heart import Beat, Heart
@@ -27,6 +28,24 @@ from .errors import Conflict, LeaseLost, StoreError, StoreUnavailable
 __all__ = ["Registration"]
 
 ANTI_ENTROPY_BEATS = 10
+_CHANGEABLE = frozenset(
+    [
+        "checks",
+        "health",
+        "host",
+        "meta",
+        "output",
+        "port",
+        "region",
+        "requires",
+        "scheme",
+        "status",
+        "tags",
+        "version",
+        "weight",
+        "zone",
+    ]
+)
 
 
 @final
@@ -77,6 +96,7 @@ class Registration:
     def update(self, **changes: Any) -> None:
         """Change fields of the instance, such as weight, meta, tags or status."""
         self._check_process()
+        refuse("update()", changes, _CHANGEABLE)
         with self._lock:
             self._change(replace(self._wanted, **changes))
 

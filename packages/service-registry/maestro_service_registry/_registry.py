@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, final
 
+from ._args import check_kind, check_number, named, near, pairs, words
 from ._clock import Clock, Process, SystemClock
 from ._graph import Graph, graph_of
 from ._heart import Heart
 from ._lock import FenceGate, Lock, LockHolder, holder_of
-from ._model import CheckReport, Health, Instance, check_name, check_ttl
+from ._model import CheckReport, Health, Instance, Status, check_name, check_ttl
 from ._outliers import Ejection
 from ._pickers import Policy
 from ._registration import Registration
@@ -62,6 +63,11 @@ class Timing:
     confirm: float = 1.0
     eviction: Eviction = field(default_factory=Eviction)
 
+    def __post_init__(self) -> None:
+        check_number("sweep", self.sweep, 0.001, 3600, "seconds")
+        check_number("confirm", self.confirm, 0, 3600, "seconds")
+        check_kind("eviction", self.eviction, Eviction, "Eviction(share=0.3)")
+
 
 @final
 class ServiceRegistry:
@@ -77,6 +83,7 @@ class ServiceRegistry:
         rules: "Rules | None" = None,
         on_notice: "Callable[[Notice], None] | None" = None,
     ) -> None:
+        _check_parts(store, timing, rules)
         self.store = store
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
@@ -109,6 +116,7 @@ class ServiceRegistry:
             store.close()
             raise
 
+    @named
     def register(
         self,
         service: str,
@@ -121,7 +129,12 @@ class ServiceRegistry:
         tags: Iterable[str] = (),
         meta: Mapping[str, str] | None = None,
         requires: Mapping[str, str] | None = None,
-        **more: Any,
+        version: str = "0.0.0",
+        zone: str = "",
+        region: str = "",
+        weight: int = 100,
+        scheme: str = "http",
+        status: Status = "up",
     ) -> Registration:
         """Register an instance and keep it registered until the handle is closed.
 
@@ -136,35 +149,43 @@ class ServiceRegistry:
             tags: words to select by.
             meta: up to 64 texts of up to 512 bytes.
             requires: services it needs, each with a version range.
-            more: version, zone, region, weight, scheme, status.
+            version: its own, as in SemVer.
+            zone: callers in the same zone prefer it.
+            region: then those in the same region.
+            weight: its part of the load for policies that weigh.
+            scheme: how its URLs start.
+            status: "draining" or "maintenance" to get no work yet.
 
         Raises:
             InvalidInput: a value that cannot be; nothing was registered.
         """
         me = Process.current()
-        known = {"version", "zone", "region", "weight", "scheme", "status"}
-        for name in more:
-            if name not in known:
-                raise InvalidInput(
-                    "register", name, f"one of {', '.join(sorted(known))}"
-                )
         wanted = Instance(
             service=service,
             id=id or f"{socket.gethostname()}-{port}-{me.pid}",
             host=host,
             port=port,
-            tags=frozenset(tags),
-            meta=dict(meta or {}),
-            requires=dict(requires or {}),
+            version=version,
+            zone=zone,
+            region=region,
+            weight=weight,
+            scheme=scheme,
+            status=status,
+            tags=frozenset(words("tags", tags)),
+            meta=pairs("meta", meta),
+            requires=pairs("requires", requires),
             ttl=check_ttl(ttl),
             process=me,
             since=self.store.now(),
-            **more,
         )
         return self.keep(wanted, checks)
 
     def keep(self, wanted: Instance, checks: "Sequence[Check]" = ()) -> Registration:
         """Register a complete `Instance`, as servers do for others."""
+        if checks != ():
+            from ._checks import checks_of
+
+            checks = checks_of(checks)
         _refuse_foreign(wanted, checks)
         if checks:
             now = self.store.now()
@@ -193,7 +214,7 @@ class ServiceRegistry:
         """
         check_name("service", service)
         wanted = parse_range(version) if version else None
-        needed = frozenset(tags)
+        needed = frozenset(words("tags", tags))
         records = self.store.read(join_key("i", service) + "/").records
         return tuple(
             i
@@ -208,6 +229,7 @@ class ServiceRegistry:
             found.setdefault(instance.service, []).append(instance)
         return {name: tuple(group) for name, group in found.items()}
 
+    @named
     def service(
         self,
         name: str,
@@ -239,7 +261,7 @@ class ServiceRegistry:
         """
         selection = Selection(
             version=parse_range(version) if version else None,
-            tags=frozenset(tags),
+            tags=frozenset(words("tags", tags)),
             zone=zone,
             region=region,
             policy=policy,
@@ -268,6 +290,7 @@ class ServiceRegistry:
         self._follow()
         return self._feed.listen(listener)
 
+    @named
     def lock(
         self,
         name: str,
@@ -317,7 +340,8 @@ class ServiceRegistry:
             NotReady: says for each what it lacks.
             CycleError: they require each other.
         """
-        names = [check_name("service", name) for name in services]
+        names = [check_name("service", name) for name in words("services", services)]
+        check_number("timeout", timeout, 0, float("inf"), "seconds")
         self._follow()
         lacking: dict[str, str] = {}
 
@@ -333,7 +357,10 @@ class ServiceRegistry:
             return not lacking
 
         if not self._feed.wait_for(ready, timeout):
-            raise NotReady(dict(lacking), timeout)
+            known = self._feed.services
+            raise NotReady(
+                {n: why + _misspelt(n, known) for n, why in lacking.items()}, timeout
+            )
 
     @property
     def claims(self) -> "Claims":
@@ -479,6 +506,23 @@ class ServiceRegistry:
         if not self._closed:  # views that came along keep their feed
             self._feed = feed
             feed.restart_in_child(self._reaper)
+
+
+def _check_parts(store: Any, timing: Any, rules: Any) -> None:
+    if not hasattr(store, "expires_itself") or not hasattr(store, "commit"):
+        url = store if isinstance(store, str) else "sqlite:///registry.db"
+        expected = f'a store; for a URL use ServiceRegistry.open("{url}")'
+        raise InvalidInput("store", store, expected)
+    if timing is not None:
+        check_kind("timing", timing, Timing, "Timing(sweep=0.5)")
+    if rules is not None:
+        from ._policy import Rules
+
+        check_kind("rules", rules, Rules, "Rules(notice=86_400)")
+
+
+def _misspelt(name: str, known: Mapping[str, object]) -> str:
+    return "" if name in known else near(name, known)
 
 
 _OPTIONS = {"rng", "timing", "rules", "on_notice", "clock"}

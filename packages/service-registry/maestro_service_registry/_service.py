@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import final
 
+from ._args import check_kind, check_number, near
 from ._clock import Clock
 from ._fork import hold_across_fork
 from ._hashing import hash64
 from ._model import Instance, check_name
 from ._outliers import Ejection, Outliers, place_of
-from ._pickers import Load, Picker, Policy, loads_of, make_picker
+from ._pickers import Load, Picker, Policy, check_policy, loads_of, make_picker
 from ._semver import VersionRange
 from ._watch import Feed
 from .errors import NoInstances
@@ -46,6 +47,15 @@ class Selection:
     panic: float = 0.5
     slow_start: float = 0.0
     ejection: Ejection = field(default_factory=Ejection)
+
+    def __post_init__(self) -> None:
+        for name in ("zone", "region"):
+            if getattr(self, name):
+                check_name(name, getattr(self, name))
+        check_policy(self.policy)
+        check_number("panic", self.panic, 0, 1, "a share, 0 for never")
+        check_number("slow_start", self.slow_start, 0, 86_400, "seconds")
+        check_kind("ejection", self.ejection, Ejection, "Ejection(consecutive=3)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +99,7 @@ class Service:
         self._outliers = Outliers(selection.ejection, clock=clock)
         self._ramps: dict[tuple[str, str, int], float] = {}
         self._known: set[tuple[str, str, int]] | None = None
+        self._hint: tuple[float, str] | None = None
         self._pool = self._build(())
 
     @property
@@ -174,7 +185,7 @@ class Service:
         if not pairs:
 
             def refuse(key: str | None) -> Instance:  # noqa: ARG001 - as a Picker
-                raise NoInstances(self.name, reasons)
+                raise NoInstances(self.name, reasons or (self._none(),))
 
             return refuse
         pickers = [picker for _, picker in pairs]
@@ -190,6 +201,13 @@ class Service:
 
         choose = pickers[0] if len(pickers) == 1 else by_level
         return self._slowly(choose) if self._ramps else choose
+
+    def _none(self) -> str:
+        """Say that nothing is registered; look for a similar name once a second."""
+        now = self._clock.elapsed()
+        if self._hint is None or now - self._hint[0] > 1.0:
+            self._hint = (now, near(self.name, self._feed.services))
+        return f"none is registered{self._hint[1]}"
 
     def _slowly(self, choose: Picker) -> Picker:
         """Pass newcomers over at first, as far as there are others."""
@@ -243,7 +261,7 @@ class Service:
         left_out = len(matching) - len(chosen)
         if left_out:
             reasons.append(f"{left_out} not healthy")
-        choose = self._chooser(pairs, tuple(reasons) or ("none is registered",))
+        choose = self._chooser(pairs, tuple(reasons))
         return _Pool(snapshot, self._outliers.version, choose, stats)
 
     def _load(self, instance: Instance) -> Load:

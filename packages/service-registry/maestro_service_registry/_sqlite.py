@@ -4,7 +4,8 @@ A commit is a transaction: it survives kill -9 at any point. Records without a l
 are synced to the disk before the commit returns; leased ones are not, since they end
 with the host anyway. After a restart of the machine all leases are void and revisions
 jump ahead, so that no fence is given out twice. A full disk or a locked file raises
-`StoreUnavailable` and changes nothing. A file on a network file system is refused:
+`StoreUnavailable` and changes nothing. A database of something else is refused before
+anything is written to it. A file on a network file system is refused:
 neither its locks nor its shared memory can be trusted.
 
 A connection never crosses a fork: the child opens its own.
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, final
 
+from ._args import check_number
 from ._clock import Clock, Process, SystemClock, boot_id
 from ._doorbell import BellTower
 from ._fork import hold_across_fork
@@ -42,6 +44,8 @@ from .errors import (
     Conflict,
     InvalidInput,
     LeaseLost,
+    StoreError,
+    StoreMissing,
     StoreUnavailable,
     UnsafeStore,
 )
@@ -49,6 +53,8 @@ from .errors import (
 __all__ = ["SqliteStore"]
 
 SCHEMA_VERSION = 1
+APPLICATION = 0x4D745352  # "MtSR" in the file's header
+_TABLES = frozenset(["state", "records", "leases", "events"])
 REBOOT_JUMP = 1_000_000  # more commits than can be lost unsynced with the machine
 NETWORK_FILE_SYSTEMS = frozenset(
     [
@@ -104,7 +110,10 @@ class SqliteStore:
         busy_timeout: float = 30.0,
         boot: Callable[[], str] = boot_id,
         mounts: str | Path = "/proc/self/mountinfo",
+        create: bool = True,
     ) -> None:
+        check_number("busy_timeout", busy_timeout, 0, 86_400, "seconds")
+        check_number("keep", keep, 1, 1e9, "events")
         if not str(path):
             expected = "sqlite:///relative/file.db or sqlite:////absolute/file.db"
             raise InvalidInput("store url", str(path), expected)
@@ -118,7 +127,7 @@ class SqliteStore:
         self._closed = False
         self._lock = threading.RLock()  # guards the connection
         hold_across_fork(self, self._lock)
-        self._open()
+        self._open(create=create)
 
     def read(self, prefix: str) -> Snapshot:
         """Return every record whose key starts with `prefix`."""
@@ -239,10 +248,11 @@ class SqliteStore:
             db.execute("DELETE FROM events")
             db.execute("UPDATE state SET compacted = revision")
 
-    def _open(self) -> None:
+    def _open(self, *, create: bool = True) -> None:
         """Connect; make the tables when the file is new."""
+        if not create and not self.path.exists():
+            raise StoreMissing(str(self.path))
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             db = sqlite3.connect(
                 self.path,
                 timeout=self._busy,
@@ -250,36 +260,67 @@ class SqliteStore:
                 check_same_thread=False,
                 cached_statements=64,
             )
-        except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(f"cannot open {self.path}: {error}") from error
-        try:
-            self._prepare(db)
         except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        try:
+            self._prepare(db, create=create)
+            bells = BellTower(self.path)
+        except (OSError, sqlite3.Error) as error:
             db.close()
-            raise StoreUnavailable(f"cannot use {self.path}: {error}") from error
+            raise self._unusable(error) from error
         except BaseException:
             db.close()
             raise
-        self._db = db
-        self._bells = BellTower(self.path)
+        self._db, self._bells = db, bells
         self._pid = os.getpid()
 
-    def _prepare(self, db: sqlite3.Connection) -> None:
+    def _unusable(self, error: Exception) -> StoreError:
+        """Say why the file cannot be used, and what to look at."""
+        if "not a database" in str(error):
+            return UnsafeStore(
+                f"{self.path} is no SQLite file; nothing was written, choose another"
+            )
+        why = _obstacle(self.path) or str(error)
+        return StoreUnavailable(f"cannot open the registry {self.path}: {why}")
+
+    def _prepare(self, db: sqlite3.Connection, *, create: bool) -> None:
+        fresh = self._check_owner(db)  # before anything is written
+        if fresh and not create:
+            raise StoreMissing(str(self.path))
         _switch_to_wal(db, self._busy)
         db.execute("PRAGMA synchronous = NORMAL")
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-        if found > SCHEMA_VERSION:
-            expected = f"a registry file of version {SCHEMA_VERSION} or older"
-            raise InvalidInput(str(self.path), f"version {found}", expected)
         db.execute("BEGIN IMMEDIATE")
+        self._check_owner(db)  # another program may have been quicker
         for statement in _SCHEMA.split(";"):
             db.execute(statement)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+            db.execute(f"PRAGMA application_id = {APPLICATION}")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         boot = self._boot()
         db.execute("INSERT OR IGNORE INTO state VALUES (1, 0, 0, ?)", (boot,))
         if db.execute("SELECT boot FROM state").fetchone()[0] != boot:
             self._start_after_reboot(db, boot)
         db.execute("COMMIT")
+
+    def _check_owner(self, db: sqlite3.Connection) -> bool:
+        """Refuse what is not a registry; return True when nothing is in the file."""
+        rows = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = {row[0] for row in rows}
+        id = db.execute("PRAGMA application_id").fetchone()[0]
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        if not tables and not id and not found:
+            return True
+        # The first files were written without an id: they are known by their tables.
+        if id != APPLICATION and (id or not tables >= _TABLES):
+            what = f"tables {', '.join(sorted(tables)[:4])}" if tables else "no tables"
+            raise UnsafeStore(
+                f"{self.path} is a database of something else ({what}); nothing was "
+                "written, choose another file"
+            )
+        if found > SCHEMA_VERSION:
+            expected = f"a registry file of version {SCHEMA_VERSION} or older"
+            raise InvalidInput(str(self.path), f"version {found}", expected)
+        return False
 
     def _start_after_reboot(self, db: sqlite3.Connection, boot: str) -> None:
         # Lease times counted from the last boot mean nothing now, and commits that
@@ -432,6 +473,24 @@ def _end(db: sqlite3.Connection, statement: str) -> None:
     if db.in_transaction:  # SQLite ends it by itself on some errors, a full disk too
         with contextlib.suppress(sqlite3.Error):
             db.execute(statement)
+
+
+def _obstacle(path: Path) -> str:
+    """Return what stands in the way of a file, with what to do, or nothing."""
+    folder = path.parent
+    # os.path: Path's questions raise where a folder above may not be entered.
+    if not os.path.isdir(folder):  # noqa: PTH112
+        if os.path.lexists(folder):
+            return f"{folder} is not a folder that can be entered; check the path"
+        return f"there is no folder {folder}; make it, or check the path"
+    if os.path.isdir(path):  # noqa: PTH112
+        return "it is a folder; name a file in it"
+    who = f"user {os.geteuid()}"
+    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):  # noqa: PTH110
+        return f"{who} may not read and write it; check its owner and mode"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"{who} may not write in the folder {folder}; check its owner and mode"
+    return ""
 
 
 def _switch_to_wal(db: sqlite3.Connection, patience: float) -> None:

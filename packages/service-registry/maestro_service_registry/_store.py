@@ -10,11 +10,13 @@ Keys in use: `i/<service>/<id>` instances, `l/<lock>/<ticket>` lock queues, `c/`
 Consul's keys and sessions, `o/` overrides.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
+from ._args import names_of, near, refuse
 from ._clock import Clock, Process, SystemClock
 from .errors import InvalidInput
 
@@ -177,37 +179,87 @@ def split_key(key: str) -> list[str]:
     return [unquote(part) for part in key.split("/")]
 
 
-def open_store(url: str, *, clock: Clock | None = None, **options: Any) -> Store:
+def open_store(
+    url: str, *, clock: Clock | None = None, create: bool = True, **options: Any
+) -> Store:
     """Open the store that a URL names.
 
     `memory://` this process · `sqlite:///relative.db`, `sqlite:////absolute.db` this
     host · `http(s)://host:port` a registry server · `redis://`, `rediss://` ·
     `etcd://host:port`, `etcds://host:port`.
+
+    Args:
+        url: where it lives; the folder of a SQLite file must be there.
+        clock: for the stores on this host.
+        create: False raises StoreMissing when the SQLite file is not there.
+        options: as the store's class takes them.
     """
+    _check_url(url)
     scheme = urlsplit(url).scheme
     clock = clock or SystemClock()
     if scheme == "memory":
         from ._memory import MemoryStore
 
-        return MemoryStore(clock=clock, **options)
+        return _made(MemoryStore, options, clock=clock)
     if scheme == "sqlite":
         from ._sqlite import SqliteStore
 
-        path = url.removeprefix("sqlite://")
-        return SqliteStore(unquote(path.removeprefix("/")), clock=clock, **options)
+        path = _path_of(url)
+        return _made(SqliteStore, options, path, clock=clock, create=create)
     if scheme in ("http", "https"):
         from ._http import HttpStore
 
-        return HttpStore(url, **options)
+        return _made(HttpStore, options, url)
     if scheme in ("redis", "rediss", "unix"):
         from ._redis import RedisStore
 
-        return RedisStore(url, **options)
+        return _made(RedisStore, options, url)
     if scheme in ("etcd", "etcds"):
         from ._etcd import EtcdStore
 
-        return EtcdStore(url, **options)
+        return _made(EtcdStore, options, url)
     expected = (
         "memory://, sqlite:///file.db, http://host:port, redis://host or etcd://host"
     )
-    raise InvalidInput("store url", url, expected)
+    if "://" not in url:
+        expected += f"; a file is sqlite:///{url}"
+    raise InvalidInput("store url", shown(url), expected + near(scheme, _SCHEMES))
+
+
+_SCHEMES = ("memory", "sqlite", "https", "redis", "rediss", "etcd", "etcds")
+
+
+def shown(url: str) -> str:
+    """Return a URL as it may be printed: a file's whole path, no password."""
+    if url.startswith("sqlite:///"):
+        return f"sqlite:///{Path(unquote(url.removeprefix('sqlite:///'))).absolute()}"
+    before, at, after = url.rpartition("@")
+    return f"{before.partition('://')[0]}://***@{after}" if at else url
+
+
+def _check_url(url: Any) -> None:
+    if not isinstance(url, str):
+        example = f"sqlite:///{url}" if isinstance(url, Path) else "sqlite:///file.db"
+        raise InvalidInput("store url", url, f'a text such as "{example}"')
+
+
+def _made(kind: Callable[..., Store], options: Any, *args: Any, **more: Any) -> Store:
+    init: Any = vars(kind)["__init__"]
+    refuse("open()", options, set(names_of(init)) - {"url", "path", *more})
+    return kind(*args, **more, **options)
+
+
+def _path_of(url: str) -> str:
+    """Return the file that a sqlite URL names: after three slashes."""
+    rest = url.removeprefix("sqlite:")
+    if not rest.startswith("///"):
+        name = rest.lstrip("/") or "file.db"
+        advice = f"three slashes before a relative path: sqlite:///{name}"
+        raise InvalidInput("store url", url, advice)
+    path = rest.removeprefix("///")
+    if path == ":memory:":
+        raise InvalidInput("store url", url, "memory:// for a store in memory")
+    if "?" in path:
+        expected = "a path without a query; options are arguments of open()"
+        raise InvalidInput("store url", url, expected)
+    return unquote(path)

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+from ._args import check_number
 from ._clock import Clock, Process
 from ._model import Instance, instance_key
 from ._store import Lease, Put, Record, Store, split_key
@@ -46,6 +47,12 @@ class Eviction:
     share: float = 0.15
     patience: float = 5.0
     cap: float = 0.15
+
+    def __post_init__(self) -> None:
+        check_number("minimum", self.minimum, 0, 1e9, "how many")
+        check_number("share", self.share, 0, 1, "a share")
+        check_number("patience", self.patience, 1, 1e6, "times the TTL")
+        check_number("cap", self.cap, 0, 1, "a share")
 
     def plan(
         self, late: Sequence[Lease], total: int, rng: random.Random

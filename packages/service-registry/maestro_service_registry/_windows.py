@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
+from ._args import named, words
 from ._notice import dump, guarded, instant, iso, load, some_text
 from ._store import Delete, Put, Record, Store, join_key
 from .errors import InvalidInput, UnknownEntry
@@ -61,6 +62,7 @@ class Windows:
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    @named
     def add(
         self,
         pattern: str,
@@ -84,7 +86,7 @@ class Windows:
             end=instant("end", end),
             reason=some_text("reason", reason),
             by=by,
-            allow=frozenset(allow),
+            allow=frozenset(words("allow", allow)),
             weekly=weekly,
             until=None if until is None else instant("until", until),
         )

@@ -17,6 +17,7 @@ RegistryError
 |-- AccessDenied                       the token does not allow this
 `-- StoreError
 |-- StoreUnavailable               try again: the store does not answer
+|-- StoreMissing                   no store at this place; `.place`
 |-- Conflict                       compare-and-set lost; `.key`
 |-- Compacted                      the revision is no longer kept; read anew
 `-- UnsafeStore                    a place where data would be lost
@@ -43,6 +44,7 @@ __all__ = [
     "RegistryError",
     "StaleFence",
     "StoreError",
+    "StoreMissing",
     "StoreUnavailable",
     "UnknownEntry",
     "UnsafeStore",
@@ -172,6 +174,16 @@ class StoreError(RegistryError):
 
 class StoreUnavailable(StoreError):
     """The store did not answer; nothing is known about the last write."""
+
+
+class StoreMissing(StoreError):
+    """There is no store at `place`, and none was made."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        super().__init__(
+            f"no registry at {place}; check the path, or register something to make it"
+        )
 
 
 class Conflict(StoreError):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -42,8 +43,10 @@ def start(url, *args):
 
 
 def test_list_health_and_pick(url, capsys):
-    assert run(url, "health", "web") == 1
     with ServiceRegistry.open(url) as registry:
+        assert run(url, "health", "web") == 1
+        assert run(url, "list") == 0
+        assert "no service is registered in sqlite:////" in capsys.readouterr().err
         registry.register("web", port=80, id="w1", version="1.2.0", tags=["http"])
         assert run(url, "list") == 0
         assert "w1" in capsys.readouterr().out
@@ -196,7 +199,15 @@ def test_watch_prints_changes(url):
     [
         (["list", "Bad_Name"], 2, "DNS label"),
         (["register", "web", "--port", "99999", "--", "true"], 2, "0 to 65535"),
-        (["register", "web", "--port", "1"], 2, "a command after --"),
+        (["register", "web", "--port", "99999"], 2, "0 to 65535"),
+        (["register", "web", "--port", "1", "--ttl", "0", "--", "true"], 2, "0.1 to"),
+        (["register", "web", "--port", "1"], 2, "--port N -- CMD"),
+        (["lock", "x"], 2, "lock NAME -- CMD"),
+        (["lock", "x", "--", "no-such-command"], 127, "no-such-command: no such"),
+        (["lock", "x", "--", "/etc/passwd"], 126, "cannot be executed"),
+        (["list", "web"], 1, "no instance of 'web' in sqlite:////"),
+        (["serve", "--token-file", "/nowhere/t"], 1, "/nowhere/t: No such file"),
+        (["serve", "--tls-cert", "/no/c", "--tls-key", "/no/k"], 1, "/no/c: No such"),
         (["serve", "--bind", "0.0.0.0:0"], 2, "--token-file"),
         (["serve", "--bind", "nonsense"], 2, "HOST:PORT"),
         (["token", "everything"], 2, "register:<prefix>"),
@@ -204,6 +215,7 @@ def test_watch_prints_changes(url):
     ],
 )
 def test_mistakes_are_told_without_a_stack_trace(url, args, code, said, capsys):
+    ServiceRegistry.open(url).close()
     assert run(url, *args) == code
     err = capsys.readouterr().err
     assert said in err
@@ -215,9 +227,82 @@ def test_a_store_that_is_away_has_its_own_code(capsys):
     assert "registry at 127.0.0.1:9" in capsys.readouterr().err
 
 
-def test_interrupting_a_watch_is_quiet(url):
-    process = start(url, "watch")
+READING = [
+    ["list"],
+    ["list", "web"],
+    ["watch"],
+    ["health", "web"],
+    ["pick", "web"],
+    ["graph"],
+    ["doctor"],
+    ["may", "restart", "web"],
+    ["release", "c1"],
+    ["acknowledge", "a1", "--by", "web"],
+]
+
+
+@pytest.mark.parametrize("args", READING, ids=" ".join)
+def test_looking_at_a_store_that_is_not_there_tells_so(args, tmp_path, capsys):
+    assert run(f"sqlite:///{tmp_path}/r.db", *args) == 4
+    err = capsys.readouterr().err
+    assert f"no registry at {tmp_path}/r.db; check the path" in err
+    assert list(tmp_path.iterdir()) == [], "and nothing was made"
+
+
+def test_common_options_may_stand_before_or_after_the_command(url, capsys):
     with ServiceRegistry.open(url) as registry:
+        registry.register("web", port=80, id="w1")
+        for words in (
+            ["list", "--url", url, "--json"],
+            ["--json", "list", "web", "--url", url],
+            ["--url", "sqlite:////nowhere/r.db", "list", "--json", "--url", url],
+        ):
+            assert main(words) == 0
+            assert json.loads(capsys.readouterr().out)[0]["id"] == "w1"
+    assert main(["--url", url, "list", "--token-from", "/nowhere/t"]) == 1
+    assert "/nowhere/t: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["register", "lock"])
+def test_help_shows_where_the_command_goes(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    usage = capsys.readouterr().out.split("\n\n")[0]
+    assert usage.startswith(f"usage: maestro-registry {command} ")
+    assert usage.endswith(" -- CMD [ARG ...]")
+
+
+def test_doctor_names_the_store(url, capsys):
+    ServiceRegistry.open(url).close()
+    assert run(url, "doctor") == 0
+    assert capsys.readouterr().out == f"nothing wrong: 0 services in {url}\n"
+
+
+def test_a_wrong_value_makes_no_store(url, tmp_path):
+    assert run(url, "register", "web", "--port", "99999", "--", "true") == 2
+    assert run(url, "lock", "x", "--", "no-such-command") == 127
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_named_with_what_to_do(url, capsys):
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        taken = f"127.0.0.1:{sock.getsockname()[1]}"
+        assert run(url, "serve", "--bind", taken) == 1
+        err = capsys.readouterr().err
+    assert f"cannot listen on {taken}: Address already in use; stop what" in err
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        taken = f"127.0.0.1:{sock.getsockname()[1]}"
+        assert run(url, "serve", "--bind", "127.0.0.1:0", "--dns", taken) == 1
+    assert f"cannot listen on {taken}" in capsys.readouterr().err
+
+
+def test_interrupting_a_watch_says_so(url):
+    with ServiceRegistry.open(url) as registry:
+        process = start(url, "watch")
         wait_until(
             lambda: (
                 os.path.exists(f"{registry.store.path}.bells")
@@ -226,4 +311,4 @@ def test_interrupting_a_watch_is_quiet(url):
         )
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (130, "maestro-registry: interrupted\n")

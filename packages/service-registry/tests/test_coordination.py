@@ -1,5 +1,7 @@
 """Claims, freeze windows, announcements, and `may`."""
 
+import random
+import time
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -16,6 +18,7 @@ from maestro_service_registry import (
 from maestro_service_registry._memory import MemoryStore
 from maestro_service_registry._notice import Override
 from maestro_service_registry.testing import FakeClock
+from registry_support import python
 
 DAY = 86_400
 
@@ -81,6 +84,31 @@ def test_a_claim_can_be_extended_before_it_ends(reg, clock):
     assert reg.claims.extend(claim.id, clock.utc() + 600).fence == claim.fence
     clock.advance(100)
     assert claim.guard() == claim.fence
+
+
+def test_a_claim_is_never_extended_into_the_past(reg, clock):
+    claim = reg.claim(["db"], by="a", reason="x", until=clock.utc() + 60)
+    for until in (clock.utc(), float("nan")):
+        with pytest.raises(InvalidInput, match="a time after now"):
+            reg.claims.extend(claim.id, until)
+    assert claim.guard() == claim.fence
+
+
+def test_a_claim_that_is_released_while_it_is_extended_stays_released(
+    reg, clock, monkeypatch
+):
+    claim = reg.claim(["db"], by="a", reason="x", until=clock.utc() + 60)
+    store, commit = reg.store, reg.store.commit
+
+    def release_first(ops, expect=None):
+        monkeypatch.setattr(store, "commit", commit)
+        reg.claims.release(claim.id)  # between extend's reading and its commit
+        return commit(ops, expect)
+
+    monkeypatch.setattr(store, "commit", release_first)
+    with pytest.raises(UnknownEntry):
+        reg.claims.extend(claim.id, clock.utc() + 600)
+    assert reg.claims.active() == ()
 
 
 def test_a_freeze_refuses_claims_with_its_name(reg, clock, notices):
@@ -212,6 +240,21 @@ def test_an_emergency_skips_the_notice_and_is_told(reg, clock, notices):
     }
 
 
+def test_an_emergency_does_not_cover_what_is_added_later(reg, clock, notices):
+    leak = Override(reason="leak", approver="ciso")
+    found = announce(reg, clock, 1, emergency=leak, scope=["/v1/x"])
+    with pytest.raises(NoticeTooShort):
+        reg.contracts.amend(found.id, scope=["/v1/x", "/v1/y"])
+    with pytest.raises(NoticeTooShort):
+        reg.contracts.amend(found.id, effective=clock.utc())
+    again = Override(reason="worse", approver="ciso")
+    wider = reg.contracts.amend(found.id, scope=["/v1/x", "/v1/y"], emergency=again)
+    assert wider.emergency == {"reason": "worse", "approver": "ciso"}
+    assert [n.details["reason"] for n in notices] == ["leak", "worse"]
+    later = reg.contracts.amend(found.id, effective=clock.utc() + 2 * DAY)
+    assert later.emergency == wider.emergency, "a later date keeps it"
+
+
 def test_a_breaking_release_waits_for_notice_and_consumers(reg, clock):
     reg.register("billing", port=1, version="1.4.2", ttl=86_400)
     reg.register("shop", port=2, requires={"billing": "^1.2"}, ttl=86_400)
@@ -293,3 +336,67 @@ def test_two_claimants_at_once_never_both_win(tmp_path):
         for thread in threads:
             thread.join(30)
     assert len(won) == 1
+
+
+PLANNER = """
+import sys
+from maestro_service_registry import ClaimRefused, ServiceRegistry
+registry = ServiceRegistry.open(sys.argv[1])
+now = registry.store.now()
+while True:
+    window = registry.freeze("pay-*", now, now + 60, reason="kept")
+    print("w", window.id, flush=True)
+    found = registry.contracts.announce(
+        "web", change="x", version="1.0.0", effective=now, consumers=["shop"]
+    )
+    print("a", found.id, flush=True)
+    registry.contracts.acknowledge(found.id, by="shop")
+    print("k", found.id, flush=True)
+    try:
+        claim = registry.claim(["a", "b"], by=sys.argv[2], reason="x", until=now + 3600)
+    except ClaimRefused:
+        continue
+    print("c", claim.id, claim.fence, flush=True)
+    registry.claims.extend(claim.id, now + 7200)
+    print("e", claim.id, claim.fence, flush=True)
+    claim.release()
+    print("r", claim.id, claim.fence, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "rounds", [2, pytest.param(25, marks=pytest.mark.drill)], ids=["few", "many"]
+)
+def test_killed_planners_leave_whole_entries_and_lose_none(tmp_path, rounds):
+    """What was told as done is there; nothing is half there; fences only rise."""
+    url, said = f"sqlite:///{tmp_path}/r.db", list[list[str]]()
+    with ServiceRegistry.open(url) as registry:
+        for turn in range(rounds):
+            planners = [python(PLANNER, url, f"{turn}-{n}") for n in range(2)]
+            lines = [planner.stdout.readline() for planner in planners]
+            assert all(lines)
+            time.sleep(random.uniform(0.05, 0.4))
+            for planner in planners:
+                planner.kill()
+            for planner in planners:
+                lines += planner.stdout
+                planner.communicate(timeout=20)
+            said += [line.split() for line in lines if line.endswith("\n")]
+            held = registry.claims.active()
+            assert len(held) <= 1, "exclusive claims stand alone"
+            for claim in held:
+                assert claim.services == ("a", "b")
+                claim.release()
+        told = {k: {words[1] for words in said if words[0] == k} for k in "wakcer"}
+        assert told["w"] <= {window.id for window in registry.windows.all()}
+        assert told["a"] <= {found.id for found in registry.contracts.all()}
+        for id in told["k"]:
+            assert registry.contracts.get(id).missing == ()
+        assert told["r"] <= told["e"] <= told["c"]
+        assert told["c"], "no claim was ever given"
+        fences = [int(words[2]) for words in said if words[0] == "c"]
+        assert len(set(fences)) == len(fences)
+        last = registry.claim(
+            ["a"], by="me", reason="y", until=registry.store.now() + 9
+        )
+        assert last.fence > max(fences)

@@ -489,7 +489,7 @@ def test_beats_of_many_are_spread():
         ("requires", {"ledger": "^^1"}, "a range such as"),
         ("status", "gone", "one of up"),
         ("id", "a b", "without spaces"),
-        ("colour", "red", "one of region"),
+        ("colour", "red", "one of checks, host, id"),
     ],
 )
 def test_bad_input_is_refused_with_the_reason(memory, field, value, said):

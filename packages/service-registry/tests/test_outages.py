@@ -4,9 +4,11 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import closing
 
 import pytest
 from maestro_service_registry import (
+    Compacted,
     LockLost,
     ServiceRegistry,
     StoreUnavailable,
@@ -103,6 +105,59 @@ def test_a_store_that_went_backwards_is_read_anew(require_program, tmp_path):
                 reader.close()
 
 
+def save(require_program, port):
+    command = [require_program("redis-cli"), "-p", str(port), "save"]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+
+
+@pytest.mark.parametrize("snapshot", [False, True], ids=["empty", "older"])
+def test_a_server_that_forgot_and_was_written_since_is_read_anew(
+    require_program, tmp_path, snapshot
+):
+    """The new history is longer than what the reader knows: no phantom stays."""
+    port = free_port()
+    command = redis_command(require_program("redis-server"), port, tmp_path)
+    url = f"redis://127.0.0.1:{port}/0"
+    with closing(open_store(url)) as reader:
+        with running(*command, port=port) as server:
+            reader.commit([Put("i/web/old", "{}")])
+            if snapshot:
+                save(require_program, port)
+            reader.commit([Put("i/web/phantom", "{}")])
+            since = reader.read("").revision
+            server.kill()
+            server.wait()
+        with running(*command, port=port), closing(open_store(url)) as writer:
+            assert writer.commit([Put("i/web/new", "{}")]) > since
+            with pytest.raises(Compacted):
+                reader.events("i/", since, 0)
+            found = reader.read("i/")
+            keys = [record.key for record in found.records]
+            assert keys == ["i/web/new", "i/web/old"][: 1 + snapshot]
+            at = writer.commit([Put("i/web/next", "{}")])
+            (event,) = reader.events("i/", found.revision, 0).events
+            assert event.revision == at
+
+
+def test_what_a_snapshot_brings_back_ends_with_its_lease(require_program, tmp_path):
+    port = free_port()
+    command = redis_command(require_program("redis-server"), port, tmp_path)
+    url = f"redis://127.0.0.1:{port}/0"
+    with running(*command, port=port) as server:
+        with ServiceRegistry.open(url) as registry:
+            with registry.register("web", port=1, id="w1", ttl=1):
+                save(require_program, port)
+            assert registry.find("web") == ()
+            server.kill()
+            server.wait()
+    with running(*command, port=port):
+        with closing(open_store(url)) as store:
+            assert len(store.read("i/").records) == 1, "it is back"
+        with ServiceRegistry.open(url, timing=quick_timing()) as registry:
+            registry.service("other")  # someone looks for late leases
+            wait_until(lambda: not registry.find("web"))
+
+
 def test_fences_rise_although_redis_forgot_its_last_commits(require_program, tmp_path):
     port = free_port()
     command = redis_command(require_program("redis-server"), port, tmp_path)
@@ -118,12 +173,7 @@ def test_fences_rise_although_redis_forgot_its_last_commits(require_program, tmp
         with running(*command, port=port) as server:
             with ServiceRegistry.open(url) as registry:
                 take(registry, 2)
-                subprocess.run(
-                    [require_program("redis-cli"), "-p", str(port), "save"],
-                    check=True,
-                    capture_output=True,
-                    timeout=30,
-                )
+                save(require_program, port)
                 take(registry, 5)  # after the snapshot: forgotten
                 server.kill()
                 server.wait()

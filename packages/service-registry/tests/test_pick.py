@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from maestro_service_registry import Ejection, Instance, InvalidInput, NoInstances
 from maestro_service_registry._hashing import Maglev, Rendezvous
 from maestro_service_registry._outliers import Outliers
-from maestro_service_registry._pickers import Load, make_picker, smooth_wheel
+from maestro_service_registry._pickers import (
+    check_policy,
+    smooth_wheel,
+)
 from maestro_service_registry._service import Selection, Service, level_shares
 from maestro_service_registry.testing import FakeClock
 
@@ -293,7 +296,7 @@ def test_the_hash_policy_needs_a_key():
 
 def test_an_unknown_policy_is_refused_with_the_known_ones():
     with pytest.raises(InvalidInput, match="p2c, ewma"):
-        make_picker("fastest", [make(1)], lambda _: Load(), random.Random(1))
+        check_policy("fastest")
 
 
 def test_versions_outside_the_range_are_not_picked(memory):

@@ -40,7 +40,8 @@ def guarded(tmp_path_factory):
     from maestro_service_registry._server._access import new_token
 
     folder = tmp_path_factory.mktemp("guarded")
-    made = {s: new_token([s]) for s in ("register:web", "register:shop", "admin")}
+    scopes = ("register:web", "register:shop", "write", "admin")
+    made = {s: new_token([s]) for s in scopes}
     file = folder / "tokens"
     file.write_text("\n".join(line for _, line in made.values()), encoding="utf-8")
     with serving(f"sqlite:///{folder}/r.db", "--token-file", str(file)) as (address, _):
@@ -78,6 +79,41 @@ def test_a_token_for_a_service_reports_its_checks_and_no_others(guarded):
     path = "/v1/agent/check/pass/service:web-ttl"
     assert ask(address, path, "PUT", b"", tokens["register:shop"])[0] == 403
     assert ask(address, path, "PUT", b"", web)[0] == 200
+
+
+def test_a_check_is_added_with_the_scope_of_its_service(guarded):
+    address, tokens = guarded
+    web, shop = tokens["register:web"], tokens["register:shop"]
+    for name, token in (("web-add", web), ("shop-add", shop)):
+        body = {"Name": name, "Port": 1, "Check": {"TTL": "30s", "Status": "passing"}}
+        assert ask(address, REGISTER, "PUT", body, token)[0] == 200
+    path = "/v1/agent/check/register"
+    more = {"ServiceID": "web-add", "Name": "more", "ID": "more", "TTL": "30s"}
+    for token in (None, shop, tokens["write"]):
+        assert ask(address, path, "PUT", more, token)[0] == 403
+    assert ask(address, path, "PUT", more, web)[0] == 200
+    stray = more | {"ServiceID": "nowhere"}
+    assert ask(address, path, "PUT", stray, tokens["write"])[0] == 403
+    assert ask(address, path, "PUT", stray, tokens["admin"])[0] == 400
+
+
+def test_a_service_never_takes_the_check_of_another(guarded):
+    address, tokens = guarded
+    web, shop = tokens["register:web"], tokens["register:shop"]
+    check = {"CheckID": "service:shop-own", "TTL": "30s"}
+    theirs = {"Name": "shop-own", "Port": 1, "Check": check}
+    assert ask(address, REGISTER, "PUT", theirs, shop)[0] == 200
+    thief = {"Name": "web-thief", "Port": 1, "Check": check}
+    status, text = ask(address, REGISTER, "PUT", thief, web)
+    assert (status, "the service shop-own has this check" in text) == (400, True)
+    plain = {"Name": "web-thief", "Port": 1}
+    assert ask(address, REGISTER, "PUT", plain, web)[0] == 200
+    added = check | {"ServiceID": "web-thief"}
+    assert ask(address, "/v1/agent/check/register", "PUT", added, web)[0] == 400
+    path = "/v1/agent/check/pass/service:shop-own"
+    assert ask(address, path, "PUT", b"", web)[0] == 403
+    assert ask(address, path, "PUT", b"", shop)[0] == 200
+    assert ask(address, REGISTER, "PUT", theirs, shop)[0] == 200, "its own, again"
 
 
 @pytest.mark.parametrize("body", [b"nonsense", b"[1]", b"\xff", b"{}"])

@@ -5,18 +5,24 @@ A token file has one line per token: `sha256:<hex> scope scope ...`, with the sc
 `admin`. Without a file everything is open, and the server binds loopback only.
 """
 
+import errno
 import hashlib
 import hmac
 import ipaddress
 import secrets
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from maestro_service_registry.errors import AccessDenied, InvalidInput
+from maestro_service_registry.errors import (
+    AccessDenied,
+    InvalidInput,
+    RegistryError,
+)
 
-__all__ = ["Access", "is_loopback", "new_token"]
+__all__ = ["Access", "bind_to", "is_loopback", "new_token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,22 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def bind_to(sock: socket.socket, host: str, port: int, option: str) -> None:
+    """Take an address, or say which one is not to be had and what to do."""
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        advice = {
+            errno.EADDRINUSE: "stop what listens there, or choose another port",
+            errno.EACCES: "ports below 1024 need privileges; choose a higher one",
+            errno.EADDRNOTAVAIL: "choose an address of this machine",
+        }.get(error.errno or 0, "check the address")
+        why = error.strerror or str(error)
+        raise RegistryError(
+            f"cannot listen on {host}:{port}: {why}; {advice} ({option} HOST:PORT)"
+        ) from error
 
 
 def _allows(scopes: frozenset[str], wanted: str) -> bool:

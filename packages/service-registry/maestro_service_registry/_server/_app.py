@@ -142,7 +142,7 @@ class Server:
                 "deregister",
                 self._maintenance,
             ),
-            (f"{agent}/check/register", put, "write", self._check_register),
+            (f"{agent}/check/register", put, "attach", self._check_register),
             (
                 f"{agent}/check/deregister/{{id:path}}",
                 put,
@@ -241,6 +241,10 @@ class Server:
             if held is None:
                 return
             scope = f"register:{held.service}"
+        elif scope == "attach":
+            service_id = str(lower(_json(body)).get("serviceid", ""))
+            held = self._agent.instances().get(service_id)
+            scope = f"register:{held.service}" if held else "admin"
         elif scope == "deregister":
             held = self._agent.instances().get(request.path_params["id"])
             scope = f"register:{held.service}" if held else "admin"

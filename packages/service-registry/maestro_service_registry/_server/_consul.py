@@ -135,8 +135,10 @@ class Agent:
         if held is None:
             raise InvalidInput("ServiceID", id, "a service that is registered here")
         check_id = str(raw.get("checkid") or raw.get("id") or raw.get("name") or "")
+        check_id = check_id or f"service:{id}"
         check = self._check(raw, held.instance, peer)
-        self._start(held, check_id or f"service:{id}", check)
+        self._refuse_taken(check_id, id)
+        self._start(held, check_id, check)
         return check_id
 
     def remove_check(self, check: str) -> bool:
@@ -189,7 +191,7 @@ class Agent:
             port=raw.get("port") or 0,
             version=meta.get("version", "0.0.0"),
             weight=lower(weights).get("passing", 100) if weights else 100,
-            tags=frozenset(raw.get("tags") or ()),
+            tags=raw.get("tags") or frozenset(),
             meta=meta,
             ttl=AGENT_TTL,
             process=Process.current(),
@@ -199,6 +201,13 @@ class Agent:
         listed += raw.get("checks") or []
         bodies = [lower(one) for one in listed]
         checks = [self._check(one, wanted, peer) for one in bodies]
+        default = "service:{}" if len(bodies) == 1 else "service:{}:{}"
+        ids = [
+            str(one.get("checkid") or one.get("id") or default.format(id, n))
+            for n, one in enumerate(bodies, 1)
+        ]
+        for check_id in ids:
+            self._refuse_taken(check_id, id)
         evict = [one.get("deregistercriticalserviceafter") for one in bodies]
         times = [
             duration(text, "DeregisterCriticalServiceAfter") for text in evict if text
@@ -209,12 +218,17 @@ class Agent:
             self._held[id] = held
             if times:
                 self._evict[id] = min(times)
-        for n, (one, check) in enumerate(zip(bodies, checks, strict=True), 1):
-            default = f"service:{id}" if len(checks) == 1 else f"service:{id}:{n}"
-            self._start(
-                held, str(one.get("checkid") or one.get("id") or default), check
-            )
+        for check_id, check in zip(ids, checks, strict=True):
+            self._start(held, check_id, check)
         return id
+
+    def _refuse_taken(self, check_id: str, service_id: str) -> None:
+        """Keep a service from taking over the check of another, and its reports."""
+        with self._lock:
+            owner = self._runs[check_id][0] if check_id in self._runs else service_id
+        if owner != service_id:
+            expected = f"an id of its own; the service {owner} has this check"
+            raise InvalidInput("CheckID", check_id, expected)
 
     def _replace(self, id: str) -> None:
         with self._lock:
@@ -227,7 +241,10 @@ class Agent:
     def _start(self, held: Registration, check_id: str, check: Check) -> None:
         run = self._registry.run_check(held, check_id, check)
         with self._lock:
+            before = self._runs.get(check_id)
             self._runs[check_id] = (held.instance.id, run)
+        if before is not None:
+            before[1].stop()
         held.report(run.report())
 
     def _check(self, raw: Mapping[str, Any], instance: Instance, peer: str) -> Check:

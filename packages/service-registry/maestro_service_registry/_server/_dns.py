@@ -23,6 +23,8 @@ except ImportError as error:
         'DNS answers need dnslib: pip install "maestro-service-registry[server]"'
     ) from error
 
+from ._access import bind_to
+
 __all__ = ["Responder"]
 
 MOST_ANSWERS = 8
@@ -38,7 +40,11 @@ class Responder:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.settimeout(0.5)
-        self._socket.bind((host, port))
+        try:
+            bind_to(self._socket, host, port, "--dns")
+        except BaseException:
+            self._socket.close()
+            raise
         self.port = int(self._socket.getsockname()[1])
         self._closed = threading.Event()
         self._thread = threading.Thread(

@@ -13,7 +13,7 @@ from maestro_service_registry._registry import ServiceRegistry
 from maestro_service_registry.errors import InvalidInput
 
 from . import uvicorn
-from ._access import Access, is_loopback
+from ._access import Access, bind_to, is_loopback
 from ._app import Server
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def serve(
         raise InvalidInput("--bind", bind, expected)
     if (cert is None) != (key is None):
         raise InvalidInput("--tls-cert", cert, "a certificate together with --tls-key")
+    for path in filter(None, (cert, key, authority)):
+        path.read_bytes()  # uvicorn would not name the one that cannot be read
     access = Access(token_file)
     with ServiceRegistry.open(url) as registry:
         server = Server(
@@ -86,7 +88,7 @@ def _run(server: Server, host: str, port: int, tls: dict[str, Any]) -> None:
     # each answer may wait 40 ms for the client's delayed acknowledgement.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
+        bind_to(sock, host, port, "--bind")
         sock.listen(1024)  # who read the line below can connect
         config = uvicorn.Config(
             server.app,
