@@ -141,7 +141,11 @@ def compare(work, unit, direction, target, ours, peers, rounds):
     value = statistics.median(mine)
     better = (lambda a, b: a >= b) if direction == "higher" else (lambda a, b: a <= b)
     base = {"work": work, "unit": unit, "ours": value, "direction": direction}
-    base |= {"target": target, "met": better(value, target) if target else None}
+    base |= {
+        "target": target,
+        "met": better(value, target) if target else None,
+        "target_of": "ours",
+    }
     base["spread"] = (max(mine) - min(mine)) / value
     for name in peers or {"none": None}:
         found = theirs.get(name)
