@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Rejected,
         ResilienceError,
         TimeoutExceeded,
+        UnknownSetting,
         WorkersExhausted,
     )
 
@@ -67,6 +68,7 @@ _HOMES = {
     "State": "_state",
     "Timeout": "_timeout",
     "TimeoutExceeded": "errors",
+    "UnknownSetting": "errors",
     "WorkersExhausted": "errors",
     "deadline": "_deadline",
     "decorrelated_jitter": "_waits",
@@ -100,6 +102,7 @@ __all__ = [
     "State",
     "Timeout",
     "TimeoutExceeded",
+    "UnknownSetting",
     "WorkersExhausted",
     "deadline",
     "decorrelated_jitter",

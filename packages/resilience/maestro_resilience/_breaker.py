@@ -145,6 +145,10 @@ class CircuitBreaker(Gate):
         self._parked: Window | None = None
         self._shared: Link | None = None
         if store is not None:
+            _checks.offers(
+                me, "store", store, "a BreakerStore, such as RedisBreakerStore(url)",
+                "load", "change", "lease", "report",
+            )  # fmt: skip
             from maestro_resilience._shared import Link
 
             self._shared = Link(self, store)

@@ -30,7 +30,7 @@ class _Slice:
         self.retries = 0
 
 
-class RetryBudget:
+class RetryBudget(_checks.Checked):
     """Allow retries up to a share of the calls of the last seconds, plus a floor.
 
     Share one budget among all Retry policies towards the same service.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from math import isfinite
 
-from maestro_resilience.errors import ConfigurationError
+from maestro_resilience.errors import ConfigurationError, UnknownSetting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Self
 
     ExceptionTest = (
         type[Exception]
@@ -59,6 +59,39 @@ def whole(policy: str, field: str, value: object, *, least: int = 1) -> int:
     return value
 
 
+def flag(policy: str, field: str, value: object) -> bool:
+    """Return True or False; refuse what merely counts as one of them."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(policy, field, value, "True or False")
+    return value
+
+
+class Checked:
+    """A class whose misspelt settings are refused before Python does, with a hint."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:  # type checkers see the typed __init__ of each class
+
+        def __new__(cls, *_args: Any, **given: Any) -> Self:
+            # The code object knows the names; `inspect` would cost an import.
+            code = getattr(cls.__init__, "__code__", None)
+            if given and code is not None and not code.co_flags & _TAKES_ANY:
+                known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+                for field in given:
+                    if field not in known:
+                        raise UnknownSetting(cls.__name__, field, known)
+            return object.__new__(cls)
+
+
+def offers(policy: str, field: str, value: object, allowed: str, *methods: str) -> None:
+    """Refuse an object that lacks one of these methods."""
+    if isinstance(value, type) or not all(
+        callable(getattr(value, method, None)) for method in methods
+    ):
+        raise ConfigurationError(policy, field, value, allowed)
+
+
 def name(policy: str, value: object) -> str:
     """Return a usable policy name."""
     if not isinstance(value, str) or not value or value != value.strip():
@@ -90,6 +123,7 @@ def choice(policy: str, field: str, value: object, allowed: tuple[str, ...]) -> 
     raise ConfigurationError(policy, field, value, f"one of {words}{hint}")
 
 
+_TAKES_ANY = 0x08  # inspect.CO_VARKEYWORDS
 _ALLOWED = (
     "an Exception class, a function of the exception, or a tuple of these "
     "(KeyboardInterrupt, SystemExit, GeneratorExit and CancelledError "

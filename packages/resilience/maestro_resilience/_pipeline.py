@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import AsyncExitStack, ExitStack
 
-from maestro_resilience import _runtime
+from maestro_resilience import _checks, _runtime
 from maestro_resilience._breaker import CircuitBreaker
 from maestro_resilience._fallback import Fallback
 from maestro_resilience._policy import ASYNC, SYNC, Guard, Policy, function_kind
@@ -101,7 +101,7 @@ class Pipeline(Policy):
                     hint += ", not classes"
                 raise ConfigurationError(me, "policies", given, hint)
         self.policies = policies
-        self._fuse = fuse
+        self._fuse = _checks.flag(me, "fuse", fuse)
         mistakes = order_mistakes(policies)
         if mistakes:
             text = "\n  ".join(mistakes)

@@ -58,7 +58,7 @@ def function_kind(fn: Callable[..., Any]) -> str:
     return GENERATOR if flags & _GENERATOR_FLAG else SYNC
 
 
-class Policy:
+class Policy(_checks.Checked):
     """One kind of protection; see the subclasses.
 
     A policy object is shared: decorate many functions with it and they share its
@@ -82,6 +82,12 @@ class Policy:
         label = type(self).__name__
         self.name = self.kind if name is None else _checks.name(label, name)
         self._clock: Clock = SYSTEM if clock is None else clock
+        if clock is not None:
+            _checks.offers(label, "clock", clock, "a Clock", "monotonic", "sleep")
+        if not hasattr(listeners, "__iter__"):
+            raise ConfigurationError(
+                label, "listeners", listeners, "a list of functions of one event"
+            )
         self._listeners = tuple(listeners)
         for listener in self._listeners:
             if not callable(listener):

@@ -72,8 +72,10 @@ class Retry(Policy):
         listeners: functions that get this policy's events.
 
     The last error itself is raised, with a note that says how often it was tried.
-    An open circuit is waited for if it opens within `max_retry_after`; an isolated
-    one ends the retries at once.
+    Where `on` takes in CircuitOpen, as its default does, an open circuit is waited
+    for if it half-opens within `max_retry_after`: the caller may stand still for up
+    to a minute. `max_retry_after=0`, or an `on` without it, gives up at once; so does
+    an isolated circuit in any case.
     """
 
     __slots__ = (
@@ -127,11 +129,11 @@ class Retry(Policy):
         if budget is not None and not hasattr(budget, "withdraw"):
             raise ConfigurationError(me, "budget", budget, "a RetryBudget")
         self._asked = AskedWait(
-            honour=retry_after,
+            honour=_checks.flag(me, "retry_after", retry_after),
             most=_checks.number(me, "max_retry_after", max_retry_after, least=0),
-            abandoned=retry_abandoned,
+            abandoned=_checks.flag(me, "retry_abandoned", retry_abandoned),
         )
-        self._multiply = multiply
+        self._multiply = _checks.flag(me, "multiply", multiply)
         # Only strategies from outside ask when the call began.
         asks_state = self._when.asks_state is not None
         self._timed = stop is not None or callable(wait) or asks_state

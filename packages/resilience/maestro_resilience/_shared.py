@@ -12,6 +12,7 @@ has forgotten (restarted without its data) is told again by those who remember.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import uuid
@@ -29,6 +30,7 @@ from maestro_resilience.store import BreakerStore, SharedView
 if TYPE_CHECKING:
     from maestro_resilience._breaker import CircuitBreaker
 
+_log = logging.getLogger("maestro_resilience")
 REFRESH_S = 0.2
 RETRY_S = 1.0
 UNSENT = 64  # results of probes that are kept while the store is away
@@ -184,6 +186,10 @@ class Link:
         self._away_until = breaker._clock.monotonic() + RETRY_S
         if not self._away:
             self._away = True
+            _log.warning(  # as text: who keeps the error keeps the breaker alive
+                "breaker %r counts alone: its store does not answer: %s: %s",
+                breaker.name, type(error).__name__, str(error),
+            )  # fmt: skip
             tell(breaker, "StoreFailed", error=error)
 
     def _answered(self, breaker: CircuitBreaker, view: SharedView) -> None:
@@ -203,6 +209,7 @@ class Link:
             if back and view.state == CLOSED:
                 self._remind(breaker, view)
         if back:
+            _log.info("breaker %r: its store answers again", breaker.name)
             tell(breaker, "StoreRecovered")
             while self._unsent:
                 self.send(self._unsent.popleft())

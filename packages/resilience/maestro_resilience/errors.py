@@ -2,6 +2,7 @@
 
 ResilienceError
     ConfigurationError (also ValueError)     a policy was built with bad settings
+        UnknownSetting (also TypeError)      it has no setting of that name
     Rejected                                 the call was not started
         CircuitOpen                          a circuit breaker is open or isolated
         BulkheadFull                         all slots of a bulkhead are taken
@@ -38,6 +39,22 @@ class ConfigurationError(ResilienceError, ValueError):
         self.policy = policy
         self.field = field
         self.value = repr(value)
+        self.allowed = allowed
+
+
+class UnknownSetting(ConfigurationError, TypeError):
+    """Say which name is no setting of a policy, and which one is like it."""
+
+    def __init__(self, policy: str, field: str, known: tuple[str, ...]) -> None:
+        import difflib
+
+        near = difflib.get_close_matches(field, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        allowed = ", ".join(known)
+        Exception.__init__(self, f"{policy} has no setting {field!r}{hint} ({allowed})")
+        self.policy = policy
+        self.field = field
+        self.value = repr(field)
         self.allowed = allowed
 
 

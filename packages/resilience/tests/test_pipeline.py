@@ -8,6 +8,7 @@ import pickle
 import threading
 import time
 import warnings
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -27,8 +28,10 @@ from maestro_resilience import (
     RetryBudget,
     State,
     Timeout,
+    UnknownSetting,
     keyed,
 )
+from maestro_resilience.store import MemoryBreakerStore
 from maestro_resilience.testing import FakeClock, capture, disabled, fake_clock
 
 
@@ -689,7 +692,80 @@ BAD = [
     (lambda: Pipeline(), "policies", "at least one"),
     (lambda: Pipeline(Retry), "policies", "not classes"),
     (lambda: CircuitBreaker("b", listeners=[3]), "listeners", "functions"),
+    (lambda: CircuitBreaker("b", listeners=print), "listeners", "a list of functions"),
+    (
+        lambda: CircuitBreaker("b", store="redis://x"),
+        "store",
+        "a BreakerStore, such as",
+    ),
+    (lambda: CircuitBreaker("b", store=MemoryBreakerStore), "store", "a BreakerStore"),
+    (lambda: Retry(clock=5), "clock", "a Clock"),
+    (lambda: Retry(retry_after="no"), "retry_after", "True or False"),
+    (lambda: Retry(multiply=0), "multiply", "True or False"),
+    (lambda: Retry(retry_abandoned=None), "retry_abandoned", "True or False"),
+    (lambda: Pipeline(Retry(), fuse=1), "fuse", "True or False"),
 ]
+
+MISSPELT = [
+    (lambda: Retry(attemps=3), "Retry", "attemps", "attempts"),
+    (lambda: CircuitBreaker(failure_treshold=5), "CircuitBreaker", "failure_treshold", "failure_rate"),
+    (lambda: CircuitBreaker("b", reset_timeout=5, open_for=3), "CircuitBreaker", "reset_timeout", None),
+    (lambda: Timeout(2, max_abandonned=3), "Timeout", "max_abandonned", "max_abandoned"),
+    (lambda: Timeout(secs=2), "Timeout", "secs", "seconds"),
+    (lambda: Bulkhead(2, waits=1), "Bulkhead", "waits", "wait"),
+    (lambda: RateLimiter(2, bursts=1), "RateLimiter", "bursts", "burst"),
+    (lambda: AdaptiveLimit(inital=3), "AdaptiveLimit", "inital", "initial"),
+    (lambda: Fallback(values=3), "Fallback", "values", "value"),
+    (lambda: Hedge(1, attempt=3), "Hedge", "attempt", "attempts"),
+    (lambda: Pipeline(Retry(), fused=True), "Pipeline", "fused", "fuse"),
+    (lambda: RetryBudget(ration=0.1), "RetryBudget", "ration", "ratio"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("build", "policy", "field", "near"), MISSPELT)
+def test_a_misspelt_setting_is_named_with_the_nearest_one(build, policy, field, near):
+    with pytest.raises(UnknownSetting) as caught:
+        build()
+    hint = f"; did you mean {near!r}?" if near else ""
+    message = str(caught.value)
+    assert message.startswith(f"{policy} has no setting {field!r}{hint} (")
+    assert issubclass(UnknownSetting, TypeError)
+    assert issubclass(UnknownSetting, ConfigurationError)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == message
+
+
+def test_signatures_stay_those_of_the_settings():
+    for policy in (CircuitBreaker, Retry, Timeout, Bulkhead, Fallback, RetryBudget):
+        told = inspect.signature(policy)
+        assert (
+            list(told.parameters)
+            == list(inspect.signature(policy.__init__).parameters)[1:]
+        )
+        assert not any(p.kind is p.VAR_KEYWORD for p in told.parameters.values())
+
+
+def test_a_policy_of_ones_own_may_take_any_setting():
+    class Mine(Bulkhead):
+        def __init__(self, **options):
+            super().__init__(options.pop("slots"))
+            self.options = options
+
+    assert Mine(slots=3, colour="red").options == {"colour": "red"}
+
+
+def test_around_an_open_breaker_a_retry_waits_unless_told_not_to():
+    def tripped(**settings):
+        breaker = CircuitBreaker("b", minimum_calls=1, open_for=4)
+        with fake_clock() as clock:
+            with pytest.raises(ConnectionError):
+                breaker.call(boom)
+            with suppress(CircuitOpen):
+                Pipeline(Retry(attempts=2, **settings), breaker).call(lambda: 1)
+            return sum(clock.sleeps)
+
+    assert tripped() == pytest.approx(4, abs=0.01)
+    assert tripped(max_retry_after=0) == 0
+    assert tripped(on=ConnectionError) == 0
 
 
 @pytest.mark.parametrize(("build", "field", "allowed"), BAD)

@@ -36,7 +36,7 @@ def test_a_misspelt_name_is_answered_with_the_right_one():
 
 def test_every_error_has_the_one_root():
     leaves = [v for v in vars(errors).values() if isinstance(v, type)]
-    assert len(leaves) == 9
+    assert len(leaves) == 10
     assert all(issubclass(leaf, ResilienceError) for leaf in leaves)
     tree = errors.__doc__ or ""
     assert all(leaf.__name__ in tree for leaf in leaves)

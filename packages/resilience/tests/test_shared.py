@@ -1,11 +1,13 @@
 """Breakers that share their state: in memory, and over a real Redis."""
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from maestro_resilience import CircuitBreaker, CircuitOpen, State
@@ -197,6 +199,42 @@ def test_processes_share_a_trip_and_a_killed_prober_frees_its_slot(server, redis
             process.kill()
             process.wait()
             process.stdout.close()
+
+
+def test_a_store_that_is_away_is_logged_once_and_so_is_its_return(caplog):
+    class Away(MemoryBreakerStore):
+        away = True
+
+        def load(self, name):
+            if self.away:
+                raise ConnectionError("refused")
+            return super().load(name)
+
+    def said():
+        told = [(r.levelname, r.getMessage()) for r in caplog.records]
+        return [one for one in told if "'logged'" in one[1]]  # no other test's
+
+    store = Away()
+    caplog.set_level("INFO", "maestro_resilience")
+    breaker = CircuitBreaker("logged", store=store)
+    wait_until(said)
+    for _ in range(3):
+        breaker._shared.exchange(lambda s: s.load("logged"))
+    store.away = False
+    wait_until(lambda: len(said()) > 1)
+    why = "its store does not answer: ConnectionError: refused"
+    assert said() == [
+        ("WARNING", f"breaker 'logged' counts alone: {why}"),
+        ("INFO", "breaker 'logged': its store answers again"),
+    ]
+    gone = weakref.ref(breaker)
+    del breaker
+
+    def collected():
+        gc.collect()
+        return gone() is None
+
+    wait_until(collected)  # a handler that keeps records keeps no breaker
 
 
 def test_redis_stopped_in_the_middle_costs_no_exception_and_bounded_time(server):
