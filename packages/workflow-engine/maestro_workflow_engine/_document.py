@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
+from ._arguments import whole
 from ._define import _OPTIONS, CAPTURES, _options, _spec
 from ._executors._processes import find
 from ._expression import Expression, Text
 from ._model import Mapping_, Node, Retry, Spec
 from ._template import check_type, from_text, needs_value
 from ._workflow import Workflow, moved
-from .errors import DefinitionError, ParameterError, Problem, did_you_mean
+from .errors import DefinitionError, OptionError, ParameterError, Problem, did_you_mean
 
 MAX_BYTES = 16_000_000
 _TYPES = {
@@ -290,11 +291,18 @@ class _Builder:
             name=name,
             kind="command",
             argv=tuple(self.filled(f"{where}.run[{i}]", a) for i, a in enumerate(argv)),
-            cwd=self.now(f"{where}.cwd", step.get("cwd")),
+            cwd=self.folder_of(where, step.get("cwd")),
             env={str(k): self.now(f"{where}.env.{k}", v) for k, v in env.items()},
             capture=capture,
             **options,
         )
+
+    def folder_of(self, where: str, value: Any) -> Any:
+        found = self.now(f"{where}.cwd", value)
+        if found is not None and not isinstance(found, str):
+            self.wrong(f"{where}.cwd", f"expected the path of a folder, got {found!r}")
+            return None
+        return found
 
     def now(self, where: str, value: Any) -> Any:
         """Fill in a text that can only depend on parameters."""
@@ -349,7 +357,19 @@ class _Builder:
         mapping = None
         if "map" in step:
             items = self.filled(f"{where}.map", step["map"])
-            mapping = Mapping_(items, step.get("chunk", 1), step.get("expect", 1))
+            if not isinstance(items, list | tuple | Text) and not self.missing:
+                self.wrong(
+                    f"{where}.map",
+                    f"expected a list, or a text such as '${{step}}', got {items!r:.60}",
+                )
+                items = []
+            sizes = {"chunk": 1, "expect": 1}
+            for key, low in (("chunk", 1), ("expect", 0)):
+                try:
+                    sizes[key] = whole("", key, step.get(key, 1), low)
+                except OptionError as error:
+                    self.wrong(f"{where}.{key}", str(error))
+            mapping = Mapping_(items, sizes["chunk"], sizes["expect"])
         for value in (args, kwargs, mapping and mapping.items):
             self.collect(value, needs)
         order = self.order(where, step)

@@ -145,7 +145,13 @@ class Readiness:
         mapping = node.mapping
         assert mapping is not None
         try:
-            items = list(steps.resolve(mapping.items))
+            found = steps.resolve(mapping.items)
+            if isinstance(found, str | bytes):
+                raise TypeError(
+                    f"expected a list to map over, got the text {found!r:.60} "
+                    "(a command gives a list with capture 'lines' or 'json')"
+                )
+            items = list(found)
         except Exception as error:
             self.endings.fail(index, self.endings.wrapped(index, error), "inputs")
             return

@@ -13,7 +13,7 @@ from ._scheduler import Scheduler
 from ._target import built_from
 from ._template import Template
 from ._workflow import Workflow
-from .errors import RunNotFinishedError, StepError, did_you_mean
+from .errors import RunError, RunNotFinishedError, StepError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +212,17 @@ class RunHandle:
         self._scheduler.inbox.put(("cancel", None))
 
     def approve(self, gate: str) -> None:
-        """Let the run pass a gate."""
+        """Let the run pass a gate.
+
+        Raises:
+            RunError: the run has no such gate.
+        """
+        known = self._scheduler.steps.index
+        if gate not in known and "/" not in gate:  # with one, it may yet be added
+            raise RunError(
+                self.id,
+                f"run {self.id!r} has no gate {gate!r}{did_you_mean(gate, known)}",
+            )
         self._scheduler.inbox.put(("approve", gate))
 
     def add(self, workflow: Workflow | Template, *, prefix: str, **params: Any) -> None:

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable, Sequence
 from time import time
 from typing import Any, final
 
-from ._arguments import hinted, named, texts, whole
+from ._arguments import hinted, texts, whole
 from ._cause import RemoteTraceback, said, traceback_of
 from ._executors._processes import find
 from ._model import Attempt, Outcome, StepContext
-from .errors import StepCancelledError
+from .errors import OptionError, StepCancelledError
 from .streams import Group, Job, Queue, Stream, Worker
-from .streams._redis import connect, connection_errors
+from .streams._redis import check_url, connect, connection_errors
 
 JOB = "step"
 
@@ -58,7 +58,7 @@ class RedisExecutor:
     """
 
     def __init__(self, url: str, *, slots: int, stream: Stream | None = None) -> None:
-        named("RedisExecutor", "url", url)
+        check_url("RedisExecutor", url)
         self.slots = whole("RedisExecutor", "slots", slots)
         self._queue = Queue(url, stream or stream_of())
         self._redis = connect(url)
@@ -196,7 +196,14 @@ def worker(
     allowed = frozenset(texts("worker()", "allow", allow))
     whole("worker()", "concurrency", concurrency)
     for module in allowed:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            path = module.removesuffix(".py") if module.endswith(".py") else ""
+            hint = f"; did you mean {path!r}?" if path else ""
+            raise OptionError(
+                "allow", f"module {module!r} cannot be imported: {error}{hint}", module
+            ) from error
     made = Worker(url, stream or stream_of(), concurrency=concurrency)
 
     @made.handler(JOB)

@@ -17,6 +17,7 @@ from maestro_workflow_engine import (
 )
 from maestro_workflow_engine.errors import OptionError, RunError, WorkflowError
 from maestro_workflow_engine.streams import Group, Queue, Stream, Topology, Worker
+from maestro_workflow_engine.streams.automation import AutomationFlow
 from maestro_workflow_engine.streams.errors import StreamsError
 from maestro_workflow_engine.testing import CrashAt, VirtualTime
 
@@ -77,7 +78,9 @@ STREAM = Stream(name="s", groups=(Group(name="g"),))
         (lambda: VirtualTime(duration={}), "no option 'duration'; did you mean 'durations'"),
         (lambda: VirtualTime(fail={"a": ValueError()}), "lists of exceptions in fail="),
         (lambda: CrashAt("1"), "CrashAt: expected a whole number"),
-        (lambda: Queue(4, STREAM), "Queue: expected a text that is not empty in url="),
+        (lambda: Queue(4, STREAM), "Queue: expected a URL such as redis://127.0.0.1:6379/0 in url="),
+        (lambda: Queue("127.0.0.1:6379", STREAM), "in url=, got '127.0.0.1:6379'"),
+        (lambda: AutomationFlow(URL, run=len, propose=None, validate=len), "in propose="),
         (lambda: Queue(URL, "jobs"), "a Stream such as AUTOMATION['jobs'] in stream="),
         (lambda: Worker(URL, STREAM, concurrency="4"), "in concurrency=, got '4'"),
         (lambda: Stream(name="s", group=()), "no option 'group'; did you mean 'groups'"),

@@ -187,16 +187,17 @@ def test_a_script_without_a_main_guard_is_refused_before_it_runs_again(tmp_path)
     assert "if __name__ == '__main__':" in done.stderr
 
 
-def test_a_script_with_a_main_guard_runs(tmp_path):
-    done = run_script(
-        tmp_path,
-        """
-        def main():
-            everything()
-        if __name__ == "__main__":
-            main()
-        """,
-    )
+@pytest.mark.parametrize(
+    "end",
+    [
+        "def main():\n    everything()\nif __name__ == '__main__':\n    main()\n",
+        "try:\n    if __name__ == '__main__':\n        everything()\nfinally:\n    pass\n",
+        "__name__ == '__main__' and everything()\n",
+        "everything() if __name__ == '__main__' else None\n",
+    ],
+)
+def test_a_script_with_a_main_guard_runs(tmp_path, end):
+    done = run_script(tmp_path, end)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "8"
 

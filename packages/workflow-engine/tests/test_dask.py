@@ -9,6 +9,7 @@ import warnings
 import pytest
 import wf_steps as w
 from maestro_workflow_engine import WorkflowEngine
+from maestro_workflow_engine._cause import traceback_of
 from test_journal import crash_drill, executions
 
 pytest.importorskip("distributed")
@@ -65,6 +66,10 @@ def test_dask_gives_the_same_results_and_a_killed_worker_costs_what_it_was_doing
     engine = WorkflowEngine(executor)
     run = engine.run(w.everything, n=5, run_id="r").check()
     assert run["sum"] == 20
+    error = engine.run(w.failing).errors["fails"]
+    text = traceback_of(error.__cause__)
+    assert "in fails" in text
+    assert "distributed" not in text
     assert run["third_time"] == "r/third_time"
     assert 200 <= lost_worker(executor, tmp_path, 200) <= 202
 

@@ -96,6 +96,13 @@ def test_everything_wrong_is_told_at_once_with_its_place():
             "clean": {"call": "wf_steps:double", "with": {"x": "${loads}"}, "retry": 0},
             "both": {"run": ["ls"], "call": "a:b"},
             "shell": {"run": "rm -rf /"},
+            "fan": {
+                "call": "wf_steps:double",
+                "map": "abc",
+                "chunk": "2",
+                "expect": -1,
+            },
+            "place": {"run": ["true"], "cwd": 3},
             "late": {"run": ["true"], "needs": ["cleans"], "when": "__import__('os')"},
         },
     }
@@ -112,6 +119,10 @@ def test_everything_wrong_is_told_at_once_with_its_place():
         "$.steps.clean.retry: expected a number of attempts of 1 or more",
         "$.steps.both: expected one of call, run, gate, workflow, got call and run",
         "$.steps.shell.run: expected a list such as [make, test], got 'rm -rf /'",
+        "$.steps.fan.map: expected a list, or a text such as '${step}', got 'abc'",
+        "$.steps.fan.chunk: expected a whole number of 1 or more, got '2'",
+        "$.steps.fan.expect: expected a whole number of 0 or more, got -1",
+        "$.steps.place.cwd: expected the path of a folder, got 3",
         "$.steps.late.needs[0]: there is no step 'cleans'; did you mean 'clean'?",
         "$.steps.late.when: \"__import__('os')\": only",
     ):

@@ -136,9 +136,10 @@ def test_kill_9_loses_no_step_and_repeats_no_committed_one(executor, workers, tm
 @pytest.mark.drill
 @pytest.mark.parametrize(
     ("executor", "workers", "kills"),
-    [("inline", 1, 40), ("threads:4", 4, 40), ("processes:2", 2, 16)],
+    [("inline", 1, 30), ("threads:4", 4, 52), ("processes:2", 2, 16)],
 )
 def test_many_kills(executor, workers, kills, tmp_path):
+    """With those of Dask and Redis more than a hundred, where one costs least time."""
     died = crash_drill(executor, workers, kills, 1_000, tmp_path, 2)
     print(f"{executor}: {died} kills")
     assert died >= kills - 2

@@ -43,6 +43,9 @@ def test_all_errors_have_one_root_and_stand_in_the_tree():
         assert kind.__name__ in tree
 
 
+URL = "('redis://127.0.0.1:1/0', slots=1)"
+
+
 @pytest.mark.parametrize("module", ["dask", "redis", "otel", "_yaml", "_progress"])
 def test_a_missing_extra_names_its_install_line(module):
     needed = {
@@ -54,7 +57,7 @@ def test_a_missing_extra_names_its_install_line(module):
         "try:\n"
         f"    import maestro_workflow_engine.{module} as m\n"
         f"    {'m.RedisExecutor' if module == 'redis' else 'm'}"
-        f"{'(chr(114), slots=1)' if module == 'redis' else ''}\n"
+        f"{URL if module == 'redis' else ''}\n"
         "except ImportError as error:\n"
         "    print(error)"
     )

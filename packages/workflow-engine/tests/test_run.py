@@ -20,6 +20,7 @@ from maestro_workflow_engine import (
 from maestro_workflow_engine.errors import (
     CommandFailedError,
     DefinitionError,
+    RunError,
     RunNotFinishedError,
     StepFailedError,
     StepTimeoutError,
@@ -231,6 +232,22 @@ def flow_ref(flow, name):
     return Ref(flow.index[name], name)
 
 
+def test_a_map_over_a_text_is_refused_not_split_into_letters():
+    flow = Workflow.from_dict(
+        {
+            "workflow": "m",
+            "steps": {
+                "names": {"run": ["echo", "abc"]},
+                "each": {"call": "wf_steps:double", "map": "${names}"},
+            },
+        }
+    )
+    with WorkflowEngine("inline") as engine:
+        run = engine.run(flow)
+    assert "got the text 'abc'" in str(run.errors["each"])
+    assert "capture 'lines'" in str(run.errors["each"])
+
+
 def test_a_gate_waits_and_a_background_run_passes_it():
     with WorkflowEngine("threads:2") as engine:
         run = engine.run(w.gated)
@@ -240,6 +257,8 @@ def test_a_gate_waits_and_a_background_run_passes_it():
             run.check()
         assert engine.run(w.gated, wanted=False).check()["add"] == 42
         handle = engine.start(w.gated)
+        with pytest.raises(RunError, match="no gate 'aprove'; did you mean 'approve'"):
+            handle.approve("aprove")
         handle.approve("approve")
         assert handle.wait(10).check()["add"] == 42
 

@@ -32,11 +32,13 @@ def check_main_guard() -> None:
         tree = ast.parse(Path(path).read_bytes())
     except (OSError, SyntaxError, ValueError):
         return
-    for node in tree.body:
-        if node.lineno <= line <= (node.end_lineno or 0) and not isinstance(
-            node, ast.If
-        ):
-            raise RunError("", f"{path}:{line}: {_ADVICE}")
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.If | ast.IfExp | ast.BoolOp)
+            and node.lineno <= line <= (node.end_lineno or 0)
+        ):  # fmt: skip
+            return  # should it be no guard, the process says so
+    raise RunError("", f"{path}:{line}: {_ADVICE}")
 
 
 def _running_line() -> int | None:

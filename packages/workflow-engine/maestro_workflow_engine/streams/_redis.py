@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from maestro_workflow_engine._arguments import wrong
+
 # redis-py's annotations allow text, bytes and None everywhere; these clients always
 # answer bytes. Any says so once, instead of a cast at each call.
 Client = Any
@@ -13,6 +15,13 @@ MISSING = (
 # A read blocks this long; the socket must wait longer, or it gives up first.
 BLOCK_MS = 1000
 SOCKET_TIMEOUT = 10.0
+SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def check_url(owner: str, url: object) -> None:
+    """Refuse what is no URL of a Redis, before anything connects."""
+    if not isinstance(url, str) or not url.startswith(SCHEMES):
+        raise wrong(owner, "url", "a URL such as redis://127.0.0.1:6379/0", url)
 
 
 def connect(url: str) -> Client:
@@ -20,7 +29,9 @@ def connect(url: str) -> Client:
 
     Raises:
         ImportError: redis-py is not installed.
+        OptionError: this is no URL of a Redis.
     """
+    check_url("connect()", url)
     try:
         import redis
     except ImportError as error:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from maestro_workflow_engine._arguments import hinted, named, wrong
-from maestro_workflow_engine.streams._redis import Client
+from maestro_workflow_engine._arguments import hinted, wrong
+from maestro_workflow_engine.streams._redis import Client, check_url
 from maestro_workflow_engine.streams.errors import StreamsError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,199}")
@@ -267,7 +267,7 @@ def check_name(what: str, name: object) -> None:
 
 def check_queue(owner: str, url: object, stream: object) -> None:
     """Refuse what is no URL, and what is no stream."""
-    named(owner, "url", url)
+    check_url(owner, url)
     if not isinstance(stream, Stream):
         hint = "a Stream such as AUTOMATION['jobs']"
         raise wrong(owner, "stream", hint, stream)

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from maestro_workflow_engine._arguments import whole, wrong
 from maestro_workflow_engine.streams._queue import Queue
+from maestro_workflow_engine.streams._redis import check_url
 from maestro_workflow_engine.streams._topology import AUTOMATION, Topology
 from maestro_workflow_engine.streams._worker import Job, Worker
 from maestro_workflow_engine.streams.errors import Reject, StreamsError
@@ -52,8 +54,15 @@ class AutomationFlow:
         topology: Topology = AUTOMATION,
     ) -> None:
         """Nothing is connected before the first use."""
-        if max_rounds < 1:
-            raise StreamsError(f"max_rounds must be at least 1, is {max_rounds!r}")
+        check_url("AutomationFlow", url)
+        whole("AutomationFlow", "max_rounds", max_rounds)
+        for name, function in (
+            ("run", run),
+            ("propose", propose),
+            ("validate", validate),
+        ):
+            if not callable(function):
+                raise wrong("AutomationFlow", name, "a function", function)
         self._url = url
         self._topology = topology
         self._run, self._propose, self._validate = run, propose, validate
