@@ -102,8 +102,8 @@ WALL = (
     "time is the engine's own share."
 )
 CPU = (
-    "The same work takes up to twice the CPU time when others use the caches and the "
-    "second core; the target is met on a quiet machine only."
+    "The same code takes up to twice the CPU time from one run to the next on this "
+    "machine; the target is met in its fast moments only."
 )
 MEMORY = "Each step keeps its node, its result and its times until the run is over."
 

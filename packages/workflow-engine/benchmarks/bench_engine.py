@@ -204,8 +204,8 @@ PEERS = {
 }
 # The reason of a row whose target is missed.
 NOTE = (
-    "CPU per step grows with other work on the machine (load {:.1f} at the end of this "
-    "measurement), since caches and the clock rate are shared."
+    "The same code takes up to twice the CPU time from one run to the next on this "
+    "machine; the ratios to peers of the same rounds are steadier."
 )
 TARGETS = {"inline": 5, "threads": 12, "durable inline": 20, "durable threads": 20}
 
@@ -267,7 +267,7 @@ def main():
                     "ours": own, "wall": wall, "ratio": statistics.median(ratios),
                     "spread": max(ratios) - min(ratios), "target": TARGETS[name],
                     "target_of": "ours", "met": met, "direction": "lower",
-                    **({} if met else {"note": NOTE.format(os.getloadavg()[0])}),
+                    **({} if met else {"note": NOTE}),
                 }
             )  # fmt: skip
     for row in rows[: len(peers)]:
