@@ -24,7 +24,7 @@ OVER = {
     "service-registry": 144 * 1024,
     "test-adapters": 122 * 1024,
     "test-result-aggregator": 122 * 1024,
-    "workflow-engine": 164 * 1024,
+    "workflow-engine": 170 * 1024,
     "yaml-config-parser": 80 * 1024,
 }
 
