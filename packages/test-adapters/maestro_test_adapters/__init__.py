@@ -265,7 +265,23 @@ def __getattr__(name: str) -> object:
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{module}"), name)
+    except ImportError as error:
+        if module not in ("_selenium", "_playwright"):
+            raise
+        return _without_extra(name, error)
+
+
+def _without_extra(name: str, missing: ImportError) -> type:
+    """Return a class that stands in for an adapter whose extra is not installed."""
+
+    def refuse(*_args: object, **_settings: object) -> None:
+        raise ImportError(str(missing)) from missing
+
+    return type(
+        name, (), {"__init__": refuse, "start": refuse, "__doc__": str(missing)}
+    )
 
 
 def __dir__() -> list[str]:

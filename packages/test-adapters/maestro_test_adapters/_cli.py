@@ -11,16 +11,16 @@ from maestro_test_adapters._doctor import examine
 from maestro_test_adapters._events import Output, RunWarning, TestFinished
 from maestro_test_adapters._files import write_report
 from maestro_test_adapters._model import Report, TestResult
-from maestro_test_adapters._plan import run_plan
+from maestro_test_adapters._plan import RENDER, run_plan
 from maestro_test_adapters._registry import get_adapter
 from maestro_test_adapters._runner import RunnerAdapter
-from maestro_test_adapters.errors import TestAdaptersError
+from maestro_test_adapters.errors import RunnerFailed, TestAdaptersError
 
 _EPILOG = """\
 examples:
   maestro-test run tests --retries 1 --out out/ctrf.json --out out/junit.xml
   maestro-test run --adapter command --reads go-json -- go test -json ./...
-  maestro-test plan plan.json
+  maestro-config render --mapping plan.yaml | maestro-test plan -
   maestro-test doctor
 
 exit codes: 0 all is well, 1 a test failed, 2 wrong usage or nothing could run,
@@ -157,6 +157,19 @@ def _discover(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     adapter = _adapter(arguments)
+    told: set[str] = set()
+    try:
+        return _follow(adapter, arguments, told)
+    except RunnerFailed as error:
+        # What the runner wrote to stderr stands there already.
+        lines = [line for line in str(error).splitlines() if line not in told]
+        print(f"maestro-test: {chr(10).join(lines).rstrip()}", file=sys.stderr)
+        return 2
+
+
+def _follow(
+    adapter: RunnerAdapter, arguments: argparse.Namespace, told: set[str]
+) -> int:
     with adapter.start(
         select=arguments.select,
         markers=arguments.markers,
@@ -170,6 +183,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 print(f"warning: {event.text}", file=sys.stderr)
             elif isinstance(event, Output) and event.stream == "stderr":
                 sys.stderr.write(event.text)
+                told.update(event.text.splitlines())
     return _finish(run.report, arguments)
 
 
@@ -181,9 +195,10 @@ def _plan(arguments: argparse.Namespace) -> int:
     try:
         plan = json.loads(text)
     except json.JSONDecodeError as error:
+        name = "FILE" if arguments.file == "-" else arguments.file
         raise ValueError(
             f"{arguments.file}:{error.lineno}:{error.colno}: not JSON: {error.msg}; "
-            "render a YAML plan first"
+            f"a YAML plan: `{RENDER} {name} | maestro-test plan -`"
         ) from error
     report = run_plan(
         plan,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maestro_test_adapters._arguments import words, wrong
 from maestro_test_adapters._model import TestResult
 from maestro_test_adapters._readers import DOCUMENTS, STREAMS, DocumentReader, read_file
 from maestro_test_adapters._runner import (
@@ -15,7 +16,12 @@ from maestro_test_adapters._runner import (
     Selection,
     refuse,
 )
-from maestro_test_adapters.errors import ReportError, Unsupported, did_you_mean
+from maestro_test_adapters.errors import (
+    ArgumentError,
+    ReportError,
+    Unsupported,
+    did_you_mean,
+)
 
 FORMATS = tuple(sorted([*STREAMS, *DOCUMENTS]))
 
@@ -47,16 +53,16 @@ class CommandAdapter(RunnerAdapter):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if isinstance(argv, str) or not argv:
-            raise TypeError(f"argv must be a list of words, got {argv!r}")
+        self.argv = words("CommandAdapter", "argv", argv)
+        if not self.argv:
+            raise wrong("CommandAdapter", "argv", "a list with the program", argv)
         if reads not in FORMATS:
-            raise ValueError(
-                f"reads={reads!r} is no known format{did_you_mean(reads, FORMATS)}; "
+            raise ArgumentError(
+                f"reads={reads!r} is no known format{did_you_mean(str(reads), FORMATS)}; "
                 f"known are {', '.join(FORMATS)}"
             )
         if select is None and self.retries:
             raise Unsupported("retries", where="CommandAdapter", instead="give select=")
-        self.argv = list(argv)
         self.reads = reads
         self.report = os.fspath(report) if report is not None else None
         self.select = select

@@ -16,7 +16,7 @@ from maestro_test_adapters._ctrf import (
     to_ctrf,
 )
 from maestro_test_adapters._model import Report, TestResult
-from maestro_test_adapters.errors import ReportError
+from maestro_test_adapters.errors import ArgumentError, ReportError
 
 MAX_REPORT_BYTES = 1_000_000_000
 
@@ -30,7 +30,7 @@ def write_report(report: Report, path: Path) -> Path:
     }
     writer = writers.get(path.suffix.lower())
     if writer is None:
-        raise ValueError(
+        raise ArgumentError(
             f"cannot tell the format of {str(path)!r}: expected one of "
             f"{', '.join(writers)}"
         )

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from maestro_test_adapters.errors import BrowserNotFound
+from maestro_test_adapters.errors import ArgumentError, BrowserNotFound
 
 BINARIES = {
     "chromium": (
@@ -42,7 +42,7 @@ def family(browser: str) -> str:
         browser.lower()
     )
     if name is None:
-        raise ValueError(
+        raise ArgumentError(
             f"browser must be chromium, chrome or firefox, got {browser!r}"
         )
     return name

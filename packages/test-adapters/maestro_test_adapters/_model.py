@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from maestro_test_adapters.errors import ResultNotFound
+
 Status = Literal["passed", "failed", "skipped", "pending", "other"]
 """The five words of CTRF."""
 
@@ -215,7 +217,7 @@ class Report:
         for result in self.results:
             if result.id == id:
                 return result
-        raise KeyError(id)
+        raise ResultNotFound(id, (result.id for result in self.results))
 
     @property
     def ok(self) -> bool:

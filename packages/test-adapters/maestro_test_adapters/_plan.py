@@ -52,6 +52,7 @@ _BARE = {
     "run": "argv",
     "pytest": "paths",
 }
+_NO_BROWSER = ("command", "pytest")
 _VERBS = (*_BARE, "fill", "type", "select", "upload", "drag", "expect")
 
 
@@ -167,7 +168,7 @@ class _Plan:
         self, suite: Mapping[str, Any], environment: Mapping[str, Any], stack: ExitStack
     ) -> Any:
         name = suite.get("adapter") or "command"
-        if name in ("command", "pytest"):
+        if name in _NO_BROWSER:
             return None
         factory = self.adapters.get(name) or get_adapter(name)
         settings = {"artifacts": self.artifacts}
@@ -340,7 +341,9 @@ class _Plan:
         elif verb == "pytest":
             self._pytest(arguments, environment, limit)
         elif browser is None:
-            raise PlanError("its suite has no browser: set adapter", path=verb)
+            raise PlanError(
+                "a fixture of the scope 'plan' has no browser", path=f"{verb!r}"
+            )
         else:
             _act(browser, verb, arguments, limit)
 
@@ -499,22 +502,65 @@ def check_plan(plan: Mapping[str, Any]) -> None:
         PlanError: With the place of the first mistake.
     """
     suites = _need(plan, "suites", list, "$")
+    _refuse_unknown(plan, _PLAN_KEYS, "$")
     for name, fixture in plan.get("fixtures", {}).items():
         for part in ("setup", "teardown"):
             for number, step in enumerate(fixture.get(part, ())):
                 _check_step(step, f"fixtures.{name}.{part}[{number}]")
     for i, suite in enumerate(suites):
         _need(suite, "name", str, f"suites[{i}]")
+        _refuse_unknown(suite, _SUITE_KEYS, f"suites[{i}]")
         for j, case in enumerate(_need(suite, "cases", list, f"suites[{i}]")):
             here = f"suites[{i}].cases[{j}]"
             _need(case, "name", str, here)
+            _refuse_unknown(case, _CASE_KEYS, here)
             for k, step in enumerate(_need(case, "steps", list, here)):
                 _check_step(step, f"{here}.steps[{k}]")
+                _check_browser(suite, step, f"{here}.steps[{k}]")
             for name in case.get("fixtures", ()):
                 known = plan.get("fixtures", {})
                 if name not in known:
                     near = did_you_mean(name, known)
                     raise PlanError(f"unknown fixture {name!r}{near}", path=here)
+
+
+_PLAN_KEYS = ("plan", "name", "description", "environments", "fixtures", "suites")
+_SUITE_KEYS = (
+    *("name", "description", "adapter", "environment", "tags", "needs", "skip"),
+    "cases",
+)
+_CASE_KEYS = (
+    *("id", "name", "description", "parameters", "tags", "fixtures", "environment"),
+    *("timeout", "retries", "needs", "skip", "steps"),
+)
+_WRITTEN = ("defaults", "profiles", "matrix", "parameters", "timeout", "retries")
+RENDER = "maestro-config render --mapping"
+
+
+def _refuse_unknown(part: Mapping[str, Any], known: tuple[str, ...], path: str) -> None:
+    """Refuse a key that would be lost, such as the matrix of an unrendered plan."""
+    for key in part:
+        if key in known:
+            continue
+        if key in (*_WRITTEN, "fixtures", "extra", "x"):
+            raise PlanError(
+                f"{key!r} stands in plans as they are written, and only rendered ones "
+                f"can be executed: `{RENDER} FILE | maestro-test plan -`",
+                path=path,
+            )
+        near = did_you_mean(str(key), known) or f"; known are {', '.join(known)}"
+        raise PlanError(f"unknown key {key!r}{near}", path=path)
+
+
+def _check_browser(suite: Mapping[str, Any], step: Any, path: str) -> None:
+    verb, _ = verb_of(step)
+    adapter = suite.get("adapter") or "command"
+    if adapter in _NO_BROWSER and verb not in ("wait", "run", "pytest"):
+        raise PlanError(
+            f"{verb!r} needs a browser, and the adapter of suite {suite['name']!r} is "
+            f"{adapter!r}: set it to 'playwright' or 'selenium'",
+            path=path,
+        )
 
 
 def _need(part: Any, key: str, kind: type, path: str) -> Any:

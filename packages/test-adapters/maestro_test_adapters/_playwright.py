@@ -36,6 +36,7 @@ except ImportError as error:
         'pip install "maestro-test-adapters[playwright]"'
     ) from error
 
+from maestro_test_adapters._arguments import browser_settings, known_names
 from maestro_test_adapters._backend import (
     ConsoleMessage,
     Frames,
@@ -46,6 +47,7 @@ from maestro_test_adapters._backend import (
     page_script,
 )
 from maestro_test_adapters._browser import AsyncBrowser, Engine
+from maestro_test_adapters._endings import marked_environment
 from maestro_test_adapters._find import chromium_flags, family, find_binary
 from maestro_test_adapters._sync import Browser
 from maestro_test_adapters._trace import trace_path
@@ -506,6 +508,7 @@ async def _launch(
             handle_sigint=False,
             handle_sigterm=False,
             handle_sighup=False,
+            env={**marked_environment(folder)},
         )
     except Error as error:
         await playwright.stop()
@@ -640,6 +643,7 @@ class PlaywrightAdapter(Browser):
         args: More flags for the browser.
     """
 
+    @known_names
     def __init__(
         self,
         browser: str = "chromium",
@@ -654,7 +658,16 @@ class PlaywrightAdapter(Browser):
         testid_attribute: str = "data-testid",
         args: Sequence[str] = (),
     ) -> None:
-        self._open = False
+        browser_settings(
+            "PlaywrightAdapter",
+            browser=browser,
+            base_url=base_url,
+            timeout=timeout,
+            artifacts=artifacts,
+            binary=binary,
+            window=window,
+            args=args,
+        )
         self._thread = _LoopThread()
         try:
             inner = self._thread.run(

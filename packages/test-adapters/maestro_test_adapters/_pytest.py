@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from maestro_test_adapters._arguments import words, wrong
 from maestro_test_adapters._runner import (
     Ending,
     Launch,
@@ -46,13 +47,15 @@ class PytestAdapter(RunnerAdapter):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if isinstance(paths, str):
-            raise TypeError(f"paths must be a list, got the text {paths!r}")
-        self.paths = [os.fspath(path) for path in paths]
+        where = type(self).__name__
+        self.paths = words(where, "paths", paths)
+        known = workers in (None, "auto", "logical") or str(workers).isdecimal()
+        if not known or isinstance(workers, bool):
+            raise wrong(where, "workers", "a whole number or 'auto'", workers)
         self.python = target_python(python)
         self._default_python = python is None
         self.workers = workers
-        self.args = list(args)
+        self.args = words(where, "args", args)
 
     def launch(self, selection: Selection, folder: Path) -> Launch:
         """Return pytest's command line."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from maestro_test_adapters._arguments import words
 from maestro_test_adapters._runner import (
     INJECT,
     Ending,
@@ -33,11 +34,9 @@ class _Streaming(RunnerAdapter):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if isinstance(paths, str):
-            raise TypeError(f"paths must be a list, got the text {paths!r}")
-        self.paths = [os.fspath(path) for path in paths]
+        self.paths = words(type(self).__name__, "paths", paths)
         self.python = target_python(python)
-        self.args = list(args)
+        self.args = words(type(self).__name__, "args", args)
 
     def launch(self, selection: Selection, folder: Path) -> Launch:
         """Return the runner's command line."""

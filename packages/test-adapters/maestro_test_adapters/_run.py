@@ -340,9 +340,7 @@ class _Process:
         except FileNotFoundError as error:
             if not self._adapter.cwd.is_dir():
                 raise RunnerError(f"no such folder: {self._adapter.cwd}") from error
-            raise RunnerNotInstalled(
-                str(launch.argv[0]), where="PATH", install="see its documentation"
-            ) from error
+            raise RunnerNotInstalled(str(launch.argv[0]), where="PATH") from error
         self._run._child = child
         decoders = {
             name: codecs.getincrementaldecoder("utf-8")("replace")

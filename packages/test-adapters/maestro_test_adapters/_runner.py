@@ -7,12 +7,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from maestro_test_adapters._arguments import (
+    count,
+    known_names,
+    names_of,
+    seconds,
+    unknown_name,
+    words,
+    wrong,
+)
+from maestro_test_adapters._arguments import path as check_path
 from maestro_test_adapters._events import TestStarted
 from maestro_test_adapters._model import Report, TestCase, TestResult
 from maestro_test_adapters._run import Run
-from maestro_test_adapters.errors import RunnerFailed, Unsupported
+from maestro_test_adapters.errors import ArgumentError, RunnerFailed, Unsupported
 
 INJECT = Path(__file__).parent / "_inject"
 """The folder of the single files that tell our stream from inside a target."""
@@ -130,19 +140,23 @@ class RunnerAdapter(ABC):
         retries: int = 0,
         shard: str | None = None,
         after_crash: Literal["continue", "stop"] = "continue",
+        **unknown: Any,
     ) -> None:
-        for what, value in (
+        where = type(self).__name__
+        for name in unknown:
+            raise unknown_name(where, name, self._names())
+        for name, value in (
             ("timeout", timeout),
             ("timeout_per_test", timeout_per_test),
         ):
-            if value is not None and value <= 0:
-                raise ValueError(f"{what} must be more than 0 seconds, got {value!r}")
-        if retries < 0:
-            raise ValueError(f"retries must be 0 or more, got {retries!r}")
+            if value is not None:
+                seconds(where, name, value)
+        count(where, "retries", retries)
+        check_path(where, "cwd", cwd)
+        if env is not None and not _is_environment(env):
+            raise wrong(where, "env", "a mapping of names to texts or None", env)
         if after_crash not in ("continue", "stop"):
-            raise ValueError(
-                f"after_crash must be 'continue' or 'stop', got {after_crash!r}"
-            )
+            raise wrong(where, "after_crash", "'continue' or 'stop'", after_crash)
         self.cwd = Path(cwd)
         self.env = dict(env or {})
         self.timeout = timeout
@@ -150,6 +164,12 @@ class RunnerAdapter(ABC):
         self.retries = retries
         self.shard = parse_shard(shard) if shard is not None else None
         self.after_crash = after_crash
+
+    def _names(self) -> list[str]:
+        """Return the arguments that this adapter's construction takes."""
+        made = [vars(cls).get("__init__") for cls in type(self).__mro__[:-1]]
+        names = [name for one in made if one is not None for name in names_of(one)]
+        return list(dict.fromkeys(names))
 
     # What an author writes -------------------------------------------------------
 
@@ -204,6 +224,7 @@ class RunnerAdapter(ABC):
             )
         return run.cases
 
+    @known_names
     def start(
         self,
         *,
@@ -222,8 +243,7 @@ class RunnerAdapter(ABC):
             failed_first: An earlier report, or its file: what failed there runs first.
             stream: A JSONL file that gets every result as soon as it is known.
         """
-        if isinstance(select, str):
-            raise TypeError(f"select must be a list of ids, got the text {select!r}")
+        only = None if select is None else tuple(words("start()", "select", select))
         first: tuple[str, ...] = ()
         if failed_first is not None:
             earlier = (
@@ -232,13 +252,12 @@ class RunnerAdapter(ABC):
                 else Report.read(failed_first)
             )
             first = tuple(result.id for result in earlier.failures)
-        selection = Selection(
-            only=None if select is None else tuple(select), markers=markers, first=first
-        )
+        selection = Selection(only=only, markers=markers, first=first)
         return Run(
             self, selection, shard=self.shard, stream=Path(stream) if stream else None
         )
 
+    @known_names
     def run(
         self,
         *,
@@ -262,6 +281,13 @@ class RunnerAdapter(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(cwd={str(self.cwd)!r})"
+
+
+def _is_environment(env: Any) -> bool:
+    return isinstance(env, Mapping) and all(
+        isinstance(name, str) and isinstance(text, str | None)
+        for name, text in env.items()
+    )
 
 
 def target_python(python: str | os.PathLike[str] | None) -> str:
@@ -288,15 +314,15 @@ def refuse(selection: Selection, *, adapter: str, lacks: Sequence[str]) -> None:
             raise Unsupported(what, where=adapter)
 
 
-def parse_shard(text: str) -> tuple[int, int]:
+def parse_shard(text: object) -> tuple[int, int]:
     """Return the number and the count of `2/8`."""
-    number, _, count = text.partition("/")
+    number, _, count = text.partition("/") if isinstance(text, str) else ("", "", "")
     try:
         shard = int(number), int(count)
     except ValueError:
         shard = (0, 0)
     if not 1 <= shard[0] <= shard[1]:
-        raise ValueError(f"shard must be like '2/8', from 1/8 to 8/8, got {text!r}")
+        raise ArgumentError(f"shard must be like '2/8', from 1/8 to 8/8, got {text!r}")
     return shard
 
 

@@ -26,6 +26,7 @@ except ImportError as error:
         'SeleniumAdapter needs Selenium: pip install "maestro-test-adapters[selenium]"'
     ) from error
 
+from maestro_test_adapters._arguments import browser_settings, known_names
 from maestro_test_adapters._backend import (
     ConsoleMessage,
     Frames,
@@ -36,6 +37,7 @@ from maestro_test_adapters._backend import (
     page_script,
 )
 from maestro_test_adapters._browser import AsyncBrowser, Engine
+from maestro_test_adapters._endings import marked_environment
 from maestro_test_adapters._find import chromium_flags, family, find_binary, find_driver
 from maestro_test_adapters._sync import Browser, drive
 from maestro_test_adapters._trace import trace_path
@@ -70,6 +72,11 @@ const done = arguments[arguments.length - 1];
 const page = globalThis[Symbol.for("maestro.page")];
 if (!page) { done({missing: true}); return; }
 page(arguments[0]).then(done, (e) => done({reason: String(e), kind: "wrong"}));
+"""
+_ERROR_PAGE = """
+if (!/^(chrome-error:|about:neterror)/.test(document.documentURI)) return "";
+const code = document.querySelector(".error-code, #errorShortDesc");
+return (code && code.textContent.trim()) || document.title || "the browser's error page";
 """
 _INSTALL = """
 Object.defineProperty(globalThis, Symbol.for("maestro.page"), {value: SCRIPT});
@@ -248,6 +255,16 @@ class SeleniumBackend:
             raise NavigationFailed(url, f"it did not load in {timeout:g} s") from error
         except errors.WebDriverException as error:
             raise NavigationFailed(url, _first_line(error)) from error
+        why = self._error_page()
+        if why:
+            raise NavigationFailed(url, why)
+
+    def _error_page(self) -> str:
+        """Return what the browser's own page says if it shows that instead of ours."""
+        try:
+            return str(self.driver.execute_script(_ERROR_PAGE) or "")
+        except errors.WebDriverException:
+            return ""  # a dialog is open, or the page goes on to another: it loaded
 
     async def page_info(self) -> tuple[str, str]:
         info: tuple[str, str] = self._guarded(
@@ -569,6 +586,7 @@ class SeleniumAdapter(Browser):
         args: More flags for the browser.
     """
 
+    @known_names
     def __init__(
         self,
         browser: str = "chromium",
@@ -586,7 +604,18 @@ class SeleniumAdapter(Browser):
         testid_attribute: str = "data-testid",
         args: Sequence[str] = (),
     ) -> None:
-        self._open = False
+        browser_settings(
+            "SeleniumAdapter",
+            browser=browser,
+            base_url=base_url,
+            timeout=timeout,
+            artifacts=artifacts,
+            binary=binary,
+            driver=driver,
+            remote_url=remote_url,
+            window=window,
+            args=args,
+        )
         kind = family(browser)
         folder = Path(tempfile.mkdtemp(prefix="maestro-browser-"))
         try:
@@ -688,9 +717,12 @@ def _session(
         if remote_url:
             return Remote(command_executor=remote_url, options=options)
         assert driver is not None
+        # A session of its own: ^C is ours, and we close the browser after it.
+        env, popen = marked_environment(folder), {"start_new_session": True}
         if isinstance(options, ChromiumOptions):
-            return ChromiumDriver(options, ChromiumService(driver))
-        return FirefoxDriver(options, FirefoxService(driver))
+            service = ChromiumService(driver, env=env, popen_kw=popen)
+            return ChromiumDriver(options, service)
+        return FirefoxDriver(options, FirefoxService(driver, env=env, popen_kw=popen))
     except errors.WebDriverException as error:
         raise BrowserError(f"{kind} did not start: {_first_line(error)}") from error
 

@@ -1,9 +1,11 @@
 """The verbs for code without an event loop: a thin shell over `_browser.py`."""
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -15,6 +17,7 @@ from maestro_test_adapters._backend import (
     Tab,
 )
 from maestro_test_adapters._browser import AsyncBrowser, AsyncFrame, AsyncLocator
+from maestro_test_adapters._endings import Closer
 from maestro_test_adapters._locator import Finds, Narrows, Target, Text
 
 T = TypeVar("T")
@@ -240,8 +243,7 @@ class Browser(Finds[Locator]):
         self._run = run
         self._inner = inner
         self._target = Target()
-        self._end = end
-        self._open = True
+        self._closer = Closer(partial(_close, run, inner, end))
 
     def _made(self, target: Target) -> Locator:
         return Locator(self._run, self._inner._made(target))
@@ -258,17 +260,15 @@ class Browser(Finds[Locator]):
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_open", False):
-            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2)
+        closer = getattr(self, "_closer", None)
+        if closer is None or closer.done:
+            return
+        # On a thread: this one may be in the middle of anything.
+        threading.Thread(target=closer, name="maestro-close").start()
+        warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2)
 
     def close(self) -> None:
-        if not self._open:
-            return
-        self._open = False
-        try:
-            self._run(self._inner.close())
-        finally:
-            self._end()
+        self._closer()
 
     def open(self, url: str = "/", *, timeout: float | None = None) -> None:
         self._run(self._inner.open(url, timeout=timeout))
@@ -415,6 +415,13 @@ class Browser(Finds[Locator]):
         self, state: Mapping[str, Any] | str | os.PathLike[str]
     ) -> None:
         self._run(self._inner.load_storage_state(state))
+
+
+def _close(run: Runs, inner: AsyncBrowser, end: Callable[[], None]) -> None:
+    try:
+        run(inner.close())
+    finally:
+        end()
 
 
 async def _enter(block: AbstractAsyncContextManager[T]) -> T:

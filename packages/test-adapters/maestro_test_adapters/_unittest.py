@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from maestro_test_adapters._arguments import path as check_path
 from maestro_test_adapters._runner import (
     INJECT,
     Launch,
@@ -39,6 +40,7 @@ class UnittestAdapter(RunnerAdapter):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
+        check_path(type(self).__name__, "start", start)
         self.start_folder = os.fspath(start)
         self.pattern = pattern
         self.top = os.fspath(top) if top is not None else None

@@ -2,11 +2,13 @@
 
 TestAdaptersError
 ├── AdapterNotFound          no adapter of that name is registered
+├── ArgumentError            a wrong argument (also a TypeError and ValueError)
 ├── Unsupported              this back end or runner cannot do what was asked
 ├── RunnerError
 │   ├── RunnerNotInstalled   the target has no such runner; carries the install line
 │   ├── RunnerFailed         the runner ended without a usable result
 │   └── SelectionNotFound    a selected test does not exist (also a ValueError)
+├── ResultNotFound           a report has no such result (also a KeyError)
 ├── ReportError              a report that cannot be read: file, line, what was wrong
 ├── PlanError                a plan that cannot be executed: path inside it, what was wrong
 └── BrowserError
@@ -44,6 +46,10 @@ class AdapterNotFound(TestAdaptersError, LookupError):
         )
 
 
+class ArgumentError(TestAdaptersError, TypeError, ValueError):
+    """A function was called with an argument that it cannot take."""
+
+
 class Unsupported(TestAdaptersError):
     """A back end or runner cannot do what was asked.
 
@@ -67,14 +73,15 @@ class RunnerNotInstalled(RunnerError):
     """The target environment lacks the runner or a plugin of it.
 
     Attributes:
-        runner: The missing package.
-        install: The command that installs it.
+        runner: The missing package, or the program.
+        install: The command that installs it; empty if nobody knows one.
     """
 
-    def __init__(self, runner: str, *, where: str, install: str) -> None:
+    def __init__(self, runner: str, *, where: str, install: str = "") -> None:
         self.runner = runner
         self.install = install
-        super().__init__(f"{runner} is not installed in {where}: run `{install}`")
+        advice = f"run `{install}`" if install else "install it, or give its path"
+        super().__init__(f"{runner} is not installed in {where}: {advice}")
 
 
 class RunnerFailed(RunnerError):
@@ -201,6 +208,32 @@ class NothingHappened(BrowserError):
         self.what = what
         self.waited = waited
         super().__init__(f"no {what} came (waited {waited:.1f} s)")
+
+
+class ResultNotFound(TestAdaptersError, KeyError):
+    """A report has no result of that id.
+
+    Attributes:
+        id: What was asked for.
+    """
+
+    __str__ = Exception.__str__
+
+    def __init__(self, id: str, known: Iterable[str]) -> None:
+        self.id = id
+        names = list(known)
+        near = _near_id(id, names)
+        hint = f"; did you mean {near!r}?" if near else ""
+        super().__init__(f"no result {id!r} among {len(names)}{hint}")
+
+
+def _near_id(name: str, known: list[str]) -> str:
+    """Return the id of the test of that name, else the closest."""
+    import difflib
+
+    last = [one for one in known if one.endswith(("::" + name, "/" + name, "." + name))]
+    near = last or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return near[0] if near else ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -380,7 +380,7 @@ def test_a_command_that_is_not_there(tmp_path):
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="did you mean 'junit'"):
         CommandAdapter(["x"], reads="junitt")
-    with pytest.raises(TypeError, match="list of words"):
+    with pytest.raises(TypeError, match="list of texts"):
         CommandAdapter("go test", reads="go-json")
 
 

@@ -42,8 +42,13 @@ def test_import_loads_no_extra():
 )
 def test_a_missing_extra_gives_the_install_line(module, name, extra):
     done = python(
-        f"import sys; sys.modules[{module!r}] = None\nfrom maestro_test_adapters import {name}"
+        f"import sys; sys.modules[{module!r}] = None\n"
+        f"from maestro_test_adapters import *\nprint('imported')\n"
+        + (f"{name}()" if not name.startswith("Async") else f"{name}.start()")
     )
+    assert done.stdout == "imported\n"
+    assert done.returncode == 1
+    assert "ImportError" in done.stderr
     assert f'pip install "maestro-test-adapters[{extra}]"' in done.stderr
 
 

@@ -462,7 +462,7 @@ def test_the_adapter_conforms(project, write):
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        ({"timeout": 0}, "more than 0 seconds"),
+        ({"timeout": 0}, "a number of seconds, more than 0"),
         ({"retries": -1}, "0 or more"),
         ({"shard": "3/2"}, "like '2/8'"),
         ({"after_crash": "maybe"}, "'continue' or 'stop'"),

@@ -1,0 +1,87 @@
+"""Nothing outlives a script, however it ends: seen from outside, with real scripts."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ENDS = {
+    "forgotten": "",
+    "an exception": "raise RuntimeError('mine')",
+    "os._exit": "import os; os._exit(0)",
+    "SIGTERM": "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+    "SIGKILL": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "dropped": "del b\nfor t in threading.enumerate():\n"
+    "    t.name == 'maestro-close' and t.join()\nprint(flush=True); input()",
+    "a fork": "import os; pid = os.fork()\nif not pid: raise SystemExit\n"
+    "os.waitpid(pid, 0); assert b.title == 'hi'",
+}
+
+
+def marked(mark):
+    """The command lines of all processes that have a mark in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    command = (entry / "cmdline").read_bytes()
+                    found.append(command.replace(b"\0", b" ")[:100])
+            except OSError:
+                continue
+    return found
+
+
+def none_left(mark, folder, limit=20.0):
+    until = time.monotonic() + limit
+    while time.monotonic() < until:
+        left = [*marked(mark), *folder.glob("maestro-browser-*")]
+        if not left:
+            return []
+        time.sleep(0.05)
+    return left
+
+
+@pytest.mark.parametrize("adapter", ["SeleniumAdapter", "PlaywrightAdapter"])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_browser_ends_with_its_script(
+    tmp_path_factory, require_program, adapter, end
+):
+    """Also the profile is gone, and the driver's helpers that live by themselves."""
+    require_program("chromium")
+    require_program("chromedriver")
+    tmp_path = tmp_path_factory.mktemp("e")  # a short name: sockets lie below it
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import threading\nfrom maestro_test_adapters import {adapter}\n"
+        f"b = {adapter}()\nb.open('data:text/html,<title>hi</title>')\n{ENDS[end]}\n",
+        encoding="utf-8",
+    )
+    mark = f"MAESTRO_ENDING_TEST={tmp_path.name}-{os.getpid()}"
+    name, _, value = mark.partition("=")
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", script.name],
+        cwd=tmp_path,
+        env={**os.environ, name: value, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        if end == "dropped":
+            child.stdout.readline()
+            drivers = [c for c in marked(mark) if b"chrom" in c or b"node" in c]
+            assert drivers == []  # while the script still runs
+        _, err = child.communicate(b"\n", timeout=60)
+    finally:
+        child.kill()
+        child.wait()
+    expected = {
+        "an exception": 1, "SIGTERM": -signal.SIGTERM, "SIGKILL": -signal.SIGKILL,
+    }  # fmt: skip
+    assert child.returncode == expected.get(end, 0), err
+    assert none_left(mark, tmp_path) == []
