@@ -96,12 +96,12 @@ class Http(_Timing):
             raise InvalidInput("http check", target, "a path or an http(s) URL")
         if any(c in "\r\n\0 " for c in self.target + self.method):
             raise InvalidInput("http check", self.target, "no spaces or line breaks")
-        pairs = [
+        pairs: list[Any] = [
             tuple(p) if isinstance(p, list) else p
             for p in words("http check headers", self.headers)
         ]
         object.__setattr__(self, "headers", tuple(pairs))  # hashed for each request
-        for pair in self.headers:
+        for pair in pairs:
             if not isinstance(pair, tuple) or list(map(type, pair)) != [str] * 2:
                 expected = 'pairs of texts such as (("Accept", "text/plain"),)'
                 raise InvalidInput("http check headers", pair, expected)

@@ -247,6 +247,42 @@ def test_bad_registrations_are_refused_with_the_reason(address, body, said):
     assert said in text
 
 
+def test_checks_that_were_added_or_removed_stay_so_after_a_restart(tmp_path):
+    url = f"sqlite:///{tmp_path}/r.db"
+    register, add = "/v1/agent/service/register", "/v1/agent/check/register"
+
+    def checks(address):
+        _, raw = call(address, "/v1/health/checks/web")
+        return sorted(check["CheckID"] for check in json.loads(raw))
+
+    with serving(url) as (address, _):
+        own = [{"CheckID": name, "TTL": "60s"} for name in ("own", "gone")]
+        call(address, register, "PUT", {"Name": "web", "Port": 1, "Checks": own})
+        for name in ("added", "dropped"):
+            body = {"ServiceID": "web", "ID": name, "Name": name, "TTL": "60s"}
+            call(address, add, "PUT", body)
+        for name in ("gone", "dropped"):
+            call(address, f"/v1/agent/check/deregister/{name}", "PUT", {})
+        assert checks(address) == ["added", "own"]
+    with serving(url) as (address, _):
+        assert checks(address) == ["added", "own"]
+        call(address, "/v1/agent/check/pass/added", "PUT", {})
+        call(address, register, "PUT", {"Name": "web", "Port": 1})
+    with serving(url) as (address, _):
+        assert checks(address) == ["lease:web"], "registering again starts anew"
+
+
+def test_a_service_that_may_not_be_taken_up_does_not_stop_the_server(tmp_path):
+    url, register = f"sqlite:///{tmp_path}/r.db", "/v1/agent/service/register"
+    script = {"Args": ["true"], "Interval": "60s"}
+    with serving(url, "--allow-scripts") as (address, _):
+        call(address, register, "PUT", {"Name": "old", "Port": 1, "Check": script})
+        call(address, register, "PUT", {"Name": "web", "Port": 1})
+    with serving(url) as (address, _):
+        _, raw = call(address, "/v1/agent/services")
+        assert list(json.loads(raw)) == ["web"]
+
+
 def test_registrations_survive_a_restart_of_the_server(tmp_path):
     url = f"sqlite:///{tmp_path}/registry.db"
     with serving(url) as (address, process):

@@ -7,10 +7,12 @@ request bodies are read in any case. Unknown query parameters are accepted.
 """
 
 import base64
+import contextlib
+import logging
 import re
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from maestro_service_registry._checks import (
@@ -43,6 +45,7 @@ from ._access import is_loopback
 
 __all__ = ["Agent", "Sessions", "duration", "lower"]
 
+_log = logging.getLogger(__name__)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|ns|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 AGENT_TTL = 30.0
@@ -68,6 +71,12 @@ def lower(raw: Any) -> dict[str, Any]:
     return {str(k).lower().replace("_", ""): v for k, v in raw.items() if v is not None}
 
 
+def _check_id(raw: Mapping[str, Any]) -> str:
+    """Return the id of a check that is added to a service."""
+    given = raw.get("checkid") or raw.get("id") or raw.get("name")
+    return str(given or f"service:{raw['serviceid']}")
+
+
 @final
 class Agent:
     """What Consul's local agent does: holds services and makes their checks."""
@@ -83,10 +92,19 @@ class Agent:
         self._evict: dict[str, float] = {}
 
     def restore(self) -> None:
-        """Take up again what was registered before a restart."""
+        """Take up again what was registered before a restart, added checks too."""
         for record in self._registry.store.read("p/").records:
             raw = load(record)
-            self._hold(raw["body"], raw["peer"])
+            try:
+                self._hold(raw["body"], raw["peer"])
+                for added in raw.get("added", ()):
+                    self._add_check(added["body"], added["peer"])
+                for check in raw.get("removed", ()):
+                    self._remove_check(check)
+            except InvalidInput as error:  # such as a script, allowed no longer
+                _log.warning(
+                    "%s is not taken up again as it was: %s", record.key, error
+                )
 
     def register(self, body: Any, peer: str) -> str:
         """Register a service and return its id."""
@@ -128,21 +146,61 @@ class Agent:
         return True
 
     def add_check(self, body: Any, peer: str) -> str:
-        """Add a check to a service that is held here."""
+        """Add a check to a service that is held here; it outlives a restart."""
         raw = lower(body)
+        check_id = self._add_check(raw, peer)
+
+        def note(found: dict[str, Any]) -> None:
+            kept = [
+                a for a in found.get("added", ()) if _check_id(a["body"]) != check_id
+            ]
+            found["added"] = [*kept, {"body": raw, "peer": peer}]
+            found["removed"] = [c for c in found.get("removed", ()) if c != check_id]
+
+        self._note(str(raw["serviceid"]), note)
+        return check_id
+
+    def _add_check(self, raw: Mapping[str, Any], peer: str) -> str:
         id = str(raw.get("serviceid", ""))
         held = self._held.get(id)
         if held is None:
             raise InvalidInput("ServiceID", id, "a service that is registered here")
-        check_id = str(raw.get("checkid") or raw.get("id") or raw.get("name") or "")
-        check_id = check_id or f"service:{id}"
+        check_id = _check_id(raw)
         check = self._check(raw, held.instance, peer)
         self._refuse_taken(check_id, id)
         self._start(held, check_id, check)
         return check_id
 
     def remove_check(self, check: str) -> bool:
-        """Stop a check and forget its result."""
+        """Stop a check and forget its result; return False when there is none."""
+        with self._lock:
+            service = self._runs[check][0] if check in self._runs else ""
+        if not self._remove_check(check):
+            return False
+
+        def note(found: dict[str, Any]) -> None:
+            found["added"] = [
+                a for a in found.get("added", ()) if _check_id(a["body"]) != check
+            ]
+            found["removed"] = sorted({*found.get("removed", ()), check})
+
+        self._note(service, note)
+        return True
+
+    def _note(self, service: str, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change what a restart takes up again of a service."""
+        key, store = join_key("p", service), self._registry.store
+        while True:
+            record = next((r for r in store.read(key).records if r.key == key), None)
+            if record is None:  # deregistered meanwhile
+                return
+            found = load(record)
+            change(found)
+            with contextlib.suppress(Conflict):
+                store.commit([Put(key, dump(found))], {key: record.revision})
+                return
+
+    def _remove_check(self, check: str) -> bool:
         with self._lock:
             service, run = self._runs.pop(check, ("", None))
             held = self._held.get(service)
