@@ -24,7 +24,7 @@ def read_yaml(path: Path) -> tuple[Any, Callable[[str], str]]:
         DefinitionError: it cannot be read.
     """
     try:
-        document = parser.load(path)
+        document = parser.load(path, references="keep")
     except parser.ConfigError as error:
         raise DefinitionError([Problem(where=str(path), message=str(error))]) from error
 

@@ -16,7 +16,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             'YAML files need pip install "maestro-orchestration-core[yaml]"'
         ) from error
     try:
-        found = load(path).to_dict()
+        found = load(path, references="keep").to_dict()
     except ConfigError as error:
         raise SettingsError(str(error), source=str(path)) from error
     if not isinstance(found, dict):
