@@ -164,6 +164,10 @@ IMPORTS = {
         "crewai": "from crewai import Agent, Crew, Task",
     },
 }
+_ABSENT = {
+    "crewai": "not installed: make an environment of its own with the crewai of "
+    "requirements.txt and give its python with --crewai"
+}
 PEERS = ("langgraph", "agent-framework-core", "openai-agents", "crewai")
 
 
@@ -216,7 +220,7 @@ def row(work, unit, peer, left, right, target=None, target_of="ratio"):
         "ratio": ratio, "spread": max(ratios) - min(ratios) if ratios else None,
         "target": target, "target_of": target_of,
         "met": None if target is None or judged is None else judged <= target,
-        "direction": "lower", "note": "" if right else "not installed",
+        "direction": "lower", "note": "" if right else _ABSENT.get(peer, "not installed"),
     }  # fmt: skip
 
 

@@ -104,6 +104,17 @@ class Agent:
     """Model calls for one answer, tools included."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.persona, Persona):
+            raise SettingsError(
+                f"expected a Persona, got {self.persona!r}; "
+                "write Agent(Persona(name=...), ...)",
+                key="agent",
+            )
+        if type(self.max_steps) is not int or self.max_steps < 1:
+            raise SettingsError(
+                f"expected a whole number from 1, got {self.max_steps!r}",
+                key=f"agent {self.persona.name}.max_steps",
+            )
         if not callable(self.body) and not hasattr(self.body, "complete"):
             raise SettingsError(
                 f"expected a callable or a model, got {self.body!r}",

@@ -23,10 +23,28 @@ from ._touches import JournalLeases
 from .errors import BudgetError, OrchestrationError, SettingsError
 
 _EXAMPLE: Final = """\
-example:
+example, with this in plan.toml:
+
+    journal = "runs.db"
+
+    [budget]
+    calls = 10
+
+    [agents.writer]
+    command = ["echo", "Draft: {prompt}"]
+
+    [[tasks]]
+    name = "draft"
+    prompt = "why budgets need reservations"
+
+    [[tasks]]
+    name = "review"
+    prompt = "is the draft fine?"
+    after = ["draft"]
+
   maestro-orchestrate plan plan.toml
   maestro-orchestrate run plan.toml --run-id first
-  maestro-orchestrate monitor first --follow
+  maestro-orchestrate monitor first --summary
 
 exit codes:
   0 done      1 a task failed      2 wrong use or settings      3 budget
@@ -44,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.go(args)
     except SettingsError as error:
+        print(f"maestro-orchestrate: {error}", file=sys.stderr)
+        return USAGE
+    except ImportError as error:  # an extra; those of the run file are SettingsError
         print(f"maestro-orchestrate: {error}", file=sys.stderr)
         return USAGE
     except OrchestrationError as error:

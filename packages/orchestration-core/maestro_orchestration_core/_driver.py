@@ -18,6 +18,7 @@ from .errors import (
     PersonaError,
     ReplayError,
     UnknownPriceError,
+    trace,
 )
 
 _POLL_S: Final = 0.1
@@ -261,6 +262,8 @@ class Driver:
         data: dict[str, Any] = {
             "reason": getattr(error, "reason", "error"), "detail": detail[:2000]
         }  # fmt: skip
+        if not isinstance(error, OrchestrationError) and (found := trace(error)):
+            data["trace"] = found
         doubt = [k for t, n, k in board.context.open_unsafe
                  if (t, n) == (task.name, task.attempt)]  # fmt: skip
         if isinstance(error, TimeoutError):

@@ -113,6 +113,8 @@ class TaskView:
     agent: str = ""
     reason: str = ""
     detail: str = ""
+    trace: str = ""
+    """Where an exception came from, a line per frame."""
     feedback: str = ""
     """Why the attempt before failed."""
     reply: Reply | None = None
@@ -253,6 +255,7 @@ class RunView:
             self._end(task.name, event, state)
         task.reason = str(data.get("reason", ""))
         task.detail = str(data.get("detail", ""))
+        task.trace = str(data.get("trace", ""))
         task.waits_for = str(data.get("for", ""))
         if "reply" in data:
             task.reply = Reply.from_json(data["reply"])

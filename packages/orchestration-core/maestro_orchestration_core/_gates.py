@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 from ._messages import Reply
 from ._processes import ProcessId, run_process
-from .errors import ProcessError, SettingsError
+from .errors import ProcessError, SettingsError, trace
 
 On = Literal["merged", "task"]
 _NOTHING_COLLECTED: Final = 5
@@ -147,7 +147,7 @@ class Gate:
         except ProcessError as error:
             result = GateResult(passed=False, detail=str(error))
         except Exception as error:  # user code: recorded in the result
-            detail = f"{type(error).__name__}: {error}"
+            detail = f"{type(error).__name__}: {error}\n{trace(error)}"
             result = GateResult(passed=False, detail=detail)
         return GateResult(
             passed=result.passed, detail=result.detail, counts=result.counts,

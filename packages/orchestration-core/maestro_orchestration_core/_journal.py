@@ -8,6 +8,7 @@ resuming it: there is no separate save.
 
 import fcntl
 import json
+import os
 import re
 import sqlite3
 import time
@@ -54,6 +55,21 @@ def check_run_id(run: str) -> str:
             "and start with a letter or digit"
         )
     return run
+
+
+def _advice(path: Path, error: str) -> str:
+    """Return what to look at when SQLite cannot open or write a file."""
+    if "unable to open" not in error and "readonly" not in error:
+        return ""
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        return f"; there is no folder {folder}, make it or choose another path"
+    if path.is_dir():
+        return "; it is a folder, give a file in it"
+    return (
+        f"; user {os.geteuid()} needs to read and write the file and its folder {folder}, "
+        "check their owner and mode (ls -ld)"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +124,10 @@ class Journal:
         except sqlite3.DatabaseError as error:
             if hasattr(self, "connection"):
                 self.connection.close()
-            raise JournalError(f"not a usable journal: {error}", path=path) from error
+            advice = _advice(self.path, str(error))
+            raise JournalError(
+                f"not a usable journal: {error}{advice}", path=path
+            ) from error
         except JournalError:
             self.connection.close()
             raise

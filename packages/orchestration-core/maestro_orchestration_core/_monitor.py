@@ -87,6 +87,8 @@ def draw(view: RunView, events: Collection[Event], *, width: int = 80) -> str:
         why = task.detail.split("\n")[0] or task.waits_for
         line = f"  {mark:10} {task.name[:wide]:{wide}} {task.agent:12} {why}"
         lines.append(line[:width].rstrip())
+        if task.trace:
+            lines.append(f"             {task.trace.splitlines()[-1]}"[:width])
     for event in list(events)[-5:]:
         who = " ".join(x for x in (event.task, event.actor) if x)
         lines.append(f"  #{event.seq} {event.type} {who}"[:width])
@@ -176,7 +178,7 @@ def state(journal: Journal, watch: Watch) -> dict[str, Any]:
         ],
         "tasks": [
             {"name": t.name, "state": t.state.value, "agent": t.agent,
-             "attempt": t.attempt, "detail": t.detail or t.waits_for}
+             "attempt": t.attempt, "detail": t.detail or t.waits_for, "trace": t.trace}
             for t in view.tasks.values()
         ],
         "burn": [

@@ -65,11 +65,27 @@ class Persona:
     """Where each key came from: key to persona names in order of application."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise PersonaError(f"expected text, got {self.name!r}", key="name")
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
             raise PersonaError(
                 f"name {self.name!r} must be letters, digits, '-', '_' or '.'",
                 key="name",
             )
+        if not isinstance(self.capabilities, Mapping):
+            raise PersonaError(
+                f"expected levels by tag such as {{'prose': 1}}, "
+                f"got {self.capabilities!r}",
+                source=self.name,
+                key="capabilities",
+            )
+        for key in ("tools", "handoff_to", "handoff_needs", "tags"):
+            if not isinstance(getattr(self, key), (tuple, list)):
+                raise PersonaError(
+                    f"expected a tuple of texts, got {getattr(self, key)!r}",
+                    source=self.name,
+                    key=key,
+                )
         for tag, level in self.capabilities.items():
             if type(level) is not int or level < 1:
                 raise PersonaError(

@@ -193,7 +193,11 @@ class Plan:
     def __init__(self, tasks: Iterable[Task], *, barrier: bool = False) -> None:
         self.barrier = barrier
         self.tasks: dict[str, Task] = {}
+        if not isinstance(tasks, Iterable):
+            raise PlanError(f"expected a list of Task, got {tasks!r}", key="tasks")
         for task in tasks:
+            if not isinstance(task, Task):
+                raise PlanError(f"expected a Task, got {task!r}", key="tasks")
             if task.name in self.tasks:
                 raise PlanError("is there twice", key=f"task {task.name}")
             self.tasks[task.name] = task

@@ -25,6 +25,8 @@ class TaskReport:
     """ok, error, timeout, gate, conflict, budget, dependency, loop, guard,
     approval_denied, in_doubt, user; empty while it is not over."""
     detail: str
+    trace: str = ""
+    """Where an exception came from, a line per frame, the last one last."""
     attempt: int
     agent: str
     reply: Reply | None
@@ -56,6 +58,7 @@ class RunReport:
         lines = [
             f"{t.name}: {t.state}" + (f" ({t.reason})" if t.reason else "")
             + (f": {t.detail}" if t.detail else "")
+            + "".join(f"\n    {line}" for line in t.trace.splitlines())
             for t in self.tasks.values()
             if t.state is not State.COMPLETED
         ]  # fmt: skip
@@ -77,6 +80,7 @@ class RunReport:
                     "a2a": t.state.a2a,
                     "reason": t.reason,
                     "detail": t.detail,
+                    "trace": t.trace,
                     "attempt": t.attempt,
                     "agent": t.agent,
                     "commit": t.commit,
@@ -93,6 +97,7 @@ def report_of(view: RunView) -> RunReport:
     tasks = {
         t.name: TaskReport(
             name=t.name, state=t.state, reason=t.reason, detail=t.detail,
+            trace=t.trace,
             attempt=t.attempt, agent=t.agent, reply=t.reply, commit=t.commit,
             usage=view.by_task.get(t.name, Totals()),
         )

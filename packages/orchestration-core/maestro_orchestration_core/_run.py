@@ -25,7 +25,13 @@ from ._retry import Supervisor
 from ._session import Context, LoopLimits
 from ._touches import JournalLeases, LeaseStore
 from ._worktrees import Worktrees
-from .errors import JournalError, PersonaError, PlanError, PlanMismatchError
+from .errors import (
+    JournalError,
+    PersonaError,
+    PlanError,
+    PlanMismatchError,
+    SettingsError,
+)
 
 
 @final
@@ -344,6 +350,11 @@ class Orchestrator:
     ) -> None:
         self.agents: dict[str, Agent] = {}
         for agent in agents:
+            if not isinstance(agent, Agent):
+                raise SettingsError(
+                    f"expected an Agent, got {agent!r}; write Agent(Persona(...), ...)",
+                    key="agents",
+                )
             if agent.name in self.agents:
                 raise PersonaError(f"two agents are called {agent.name!r}")
             self.agents[agent.name] = agent
@@ -388,6 +399,10 @@ class Orchestrator:
             replay: Events of an earlier run to answer every call from, in memory;
                 a call that they do not know raises ReplayError.
         """
+        if plan is not None and not isinstance(plan, Plan):
+            raise PlanError(
+                f"expected a Plan, got {plan!r}; write Plan([...])", key="plan"
+            )
         return Run(self, plan, check_run_id(run_id or _new_id()), replay)
 
     async def run(self, plan: Plan, *, run_id: str | None = None) -> RunReport:

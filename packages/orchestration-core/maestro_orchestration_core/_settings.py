@@ -4,7 +4,8 @@ import importlib
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,17 +24,41 @@ from ._run import Orchestrator
 from ._worktrees import Worktrees
 from .errors import OrchestrationError, SettingsError, did_you_mean
 
-_TOP: Final = {
-    "journal", "personas", "workers", "barrier", "prices", "unpriced",
-    "budget", "workspace", "gates", "agents", "tasks",
+_Kinds = Mapping[str, tuple[type, ...]]
+_TEXT: Final = (str,)
+_WORDS: Final = (str, list)
+_NUMBER: Final = (int, float)
+_TOP: Final[_Kinds] = {
+    "journal": _TEXT, "personas": _WORDS, "workers": (int,), "barrier": (bool,),
+    "prices": _TEXT, "unpriced": _TEXT, "budget": (dict,), "workspace": (dict,),
+    "gates": (list,), "agents": (dict,), "tasks": (list,),
 }  # fmt: skip
-_AGENT: Final = {
-    "command", "python", "model", "effect", "timeout", "cpu", "memory", "env",
-    "stdin", "logs", "max_steps",
+_AGENT: Final[_Kinds] = {
+    "command": _WORDS, "python": _TEXT, "model": (dict,), "effect": _TEXT,
+    "timeout": _NUMBER, "cpu": _NUMBER, "memory": (str, int), "env": (dict,),
+    "stdin": _TEXT, "logs": _TEXT, "max_steps": (int,),
 }  # fmt: skip
-_MODEL: Final = {"base_url", "name", "key_env", "timeout"}
-_WORKSPACE: Final = {"repository", "into", "base", "folder", "allow_dirty"}
-_GATE: Final = {"pytest", "command", "python", "name", "on", "timeout", "only"}
+_MODEL: Final[_Kinds] = {
+    "base_url": _TEXT, "name": _TEXT, "key_env": _TEXT, "timeout": _NUMBER,
+}  # fmt: skip
+_WORKSPACE: Final[_Kinds] = {
+    "repository": _TEXT, "into": _TEXT, "base": _TEXT, "folder": _TEXT,
+    "allow_dirty": (bool,),
+}  # fmt: skip
+_GATE: Final[_Kinds] = {
+    "pytest": _WORDS, "command": _WORDS, "python": _TEXT, "name": _TEXT, "on": _TEXT,
+    "timeout": _NUMBER, "only": (list,),
+}  # fmt: skip
+_CALLED: Final = {
+    str: "text", list: "a list", int: "a whole number", float: "a number",
+    bool: "true or false", dict: "a table",
+}  # fmt: skip
+_INSTEAD: Final = {
+    "agents": "; write [agents.NAME] for each",
+    "personas": "; write [[personas]] with a name for each, or the name of a folder",
+    "tasks": "; write [[tasks]] with a name for each",
+    "gates": "; write [[gates]] for each",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +78,12 @@ class RunFile:
         """Read and check a run file; paths in it are relative to it."""
         file = Path(path)
         data = read_settings(file)
-        _known(data, _TOP, str(file), "")
+        _shape(data, str(file))
+        with _in_file(str(file)):
+            return cls._checked(file, data)
+
+    @classmethod
+    def _checked(cls, file: Path, data: dict[str, Any]) -> "RunFile":
         personas = PersonaRegistry()
         if "personas" in data:
             value = data["personas"]
@@ -97,13 +127,18 @@ class RunFile:
         budget: Budget | None = None,
     ) -> Orchestrator:
         """Return the orchestrator that the file describes."""
+        with _in_file(str(self.path)):
+            return self._build(journal, workers, budget)
+
+    def _build(
+        self, journal: Path | None, workers: int | None, budget: Budget | None
+    ) -> Orchestrator:
         data, where = self.data, str(self.path)
         agents = data.get("agents", {})
         if not agents:
             raise SettingsError("a run needs agents", source=where, key="agents")
         workspace = None
         if table := data.get("workspace"):
-            _known(table, _WORKSPACE, where, "workspace.")
             repository = self.path.parent / table.get("repository", ".")
             workspace = Worktrees(
                 repository, **{k: v for k, v in table.items() if k != "repository"}
@@ -122,7 +157,6 @@ class RunFile:
 
     def _agent(self, name: str, table: Mapping[str, Any]) -> Agent:
         where, key = str(self.path), f"agents.{name}."
-        _known(table, _AGENT, where, key)
         bodies = [b for b in ("command", "python", "model") if b in table]
         if len(bodies) != 1:
             raise SettingsError(
@@ -142,7 +176,6 @@ class RunFile:
             body = self._import(table["python"], key + "python")
         else:
             model = dict(table["model"])
-            _known(model, _MODEL, where, key + "model.")
             try:
                 body = OpenAICompatible(
                     model.pop("base_url"), model=model.pop("name"), **model
@@ -163,7 +196,9 @@ class RunFile:
             found: Callable[..., Any] = getattr(
                 importlib.import_module(module), attribute
             )
-        except (ImportError, AttributeError, ValueError) as error:
+            if not callable(found):
+                raise TypeError(f"{attribute} is not a function")
+        except Exception as error:  # a module of the user's may raise anything
             raise SettingsError(
                 f"{name!r} is not module:function: {error}",
                 source=str(self.path), key=key,
@@ -172,7 +207,6 @@ class RunFile:
 
     def _gate(self, n: int, table: Mapping[str, Any]) -> Gate:
         where, key = str(self.path), f"gates[{n}]"
-        _known(table, _GATE, where, f"{key}.")
         options = {k: table[k] for k in ("on", "timeout", "only") if k in table}
         if "pytest" in table:
             given = table["pytest"]
@@ -187,18 +221,65 @@ class RunFile:
         raise SettingsError("expected pytest, command or python", source=where, key=key)
 
 
-def _known(table: Any, known: set[str], source: str, prefix: str) -> None:
-    if not isinstance(table, Mapping):
+def _known(table: Any, known: _Kinds, source: str, prefix: str) -> None:
+    if not isinstance(table, dict):
         raise SettingsError(
             f"expected a table, got {table!r}", source=source, key=prefix.rstrip(".")
         )
-    for key in table:
+    for key, value in table.items():
+        where = f"{prefix}{key}"
         if key not in known:
             raise SettingsError(
-                f"unknown key{did_you_mean(key, known)}",
-                source=source,
-                key=prefix + key,
+                f"unknown key{did_you_mean(str(key), known)}", source=source, key=where
             )
+        kinds = known[key]
+        right = isinstance(value, kinds) and (bool in kinds or (value is not True
+                                              and value is not False))  # fmt: skip
+        if not right:
+            wanted = " or ".join(_CALLED[kind] for kind in kinds)
+            raise SettingsError(
+                f"expected {wanted}, got {value!r}{_INSTEAD.get(where, '')}",
+                source=source, key=where,
+            )  # fmt: skip
+        if isinstance(value, list) and key in {"command", "pytest", "only"}:
+            wrong = [one for one in value if not isinstance(one, str)]
+            if wrong:
+                raise SettingsError(
+                    f"expected a list of texts, got {wrong[0]!r}",
+                    source=source, key=where,
+                )  # fmt: skip
+
+
+def _shape(data: dict[str, Any], where: str) -> None:
+    """Raise SettingsError for a key or a kind that a run file cannot have."""
+    _known(data, _TOP, where, "")
+    for name, table in data.get("agents", {}).items():
+        _known(table, _AGENT, where, f"agents.{name}.")
+        _known(table.get("model", {}), _MODEL, where, f"agents.{name}.model.")
+        for key, value in table.get("env", {}).items():
+            _known({key: value}, {key: _TEXT}, where, f"agents.{name}.env.")
+    for n, table in enumerate(data.get("gates", [])):
+        _known(table, _GATE, where, f"gates[{n}].")
+    _known(data.get("workspace", {}), _WORKSPACE, where, "workspace.")
+    if isinstance(data.get("personas"), list):
+        for n, persona in enumerate(data["personas"]):
+            if not isinstance(persona, dict):
+                raise SettingsError(
+                    f"expected a table, got {persona!r}",
+                    source=where, key=f"personas[{n}]",
+                )  # fmt: skip
+
+
+@contextmanager
+def _in_file(where: str) -> Iterator[None]:
+    """Name the file in a SettingsError that does not."""
+    try:
+        yield
+    except SettingsError as error:
+        if not error.source:
+            error.source = where
+            error.args = (f"{where}: {error}",)
+        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

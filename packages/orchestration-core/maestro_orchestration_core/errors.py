@@ -40,6 +40,7 @@ OrchestrationError
 """
 
 import difflib
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -48,6 +49,22 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for a name close to `wrong`, or nothing."""
     close = difflib.get_close_matches(wrong, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def trace(error: BaseException) -> str:
+    """Return where an exception came from, a line per frame, the last one last.
+
+    At most 8 frames and 2000 characters; frames of this package before the first
+    of other code are left out.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = str(Path(__file__).parent)
+    first = next((n for n, f in enumerate(frames) if not f.filename.startswith(own)), 0)
+    lines = [
+        f"{f.filename}:{f.lineno} in {f.name}: {f.line or ''}"[:240].rstrip(": ")
+        for f in frames[first:][-8:]
+    ]
+    return "\n".join(lines)[-2000:]
 
 
 class OrchestrationError(Exception):

@@ -1,12 +1,16 @@
 """The command line and the monitor, the page in a real browser."""
 
 import json
+import re
 import subprocess
 import tempfile
+import textwrap
+from pathlib import Path
 
 import pytest
 from maestro_orchestration_core import Journal, errors
 from maestro_orchestration_core._cli import main
+from maestro_orchestration_core._journal import _advice
 from maestro_orchestration_core._monitor import MonitorServer
 from maestro_orchestration_core._settings import RunFile
 
@@ -140,3 +144,97 @@ def test_a_user_without_a_name_can_decide(tmp_path, monkeypatch):
     with Journal(tmp_path / "r.db") as journal:
         posted = journal.connection.execute("SELECT data FROM inbox").fetchone()[0]
     assert json.loads(posted)["by"].startswith("uid ")
+
+
+def test_the_run_file_of_the_readme_and_of_help_works(tmp_path, monkeypatch, capsys):
+    """Both show the same file; the commands that help shows run with it."""
+    readme = Path(__file__).parents[1] / "README.md"
+    shown = re.search(
+        r"```toml\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL
+    )
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert textwrap.indent(shown[1], "    ") in said
+    (tmp_path / "plan.toml").write_text(shown[1], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^  maestro-orchestrate (.+)$", said, re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        assert main(line.split()) == 0
+    assert "first: completed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("agents = 1", r"agents: expected a table, got 1; write \[agents.NAME\]"),
+        ("[[agents]]\nname = 'w'", r"agents: expected a table, got \["),
+        ("agents.w = 'echo'", "agents.w: expected a table, got 'echo'"),
+        ("[agents.w]\ncommand = 3", "agents.w.command: expected text or a list, got 3"),
+        ("[agents.w]\ncommand = ['a', 3]", "agents.w.command: expected a list of texts"),
+        ("[agents.w]\ncommand = 'a'\nenv = {A = 1}", "agents.w.env.A: expected text"),
+        ("[agents.w]\nmodel = 'gpt'", "agents.w.model: expected a table, got 'gpt'"),
+        ("[agents.w]\nmodel = {nam = 'x'}", "agents.w.model.nam: .*mean 'name'"),
+        ("[agents.w]\ntimeout = true", "agents.w.timeout: expected .* number, got True"),
+        ("[personas.w]\nsummary = 'x'", r"personas: expected .*; write \[\[personas\]\]"),
+        ("personas = ['w']", r"personas\[0\]: expected a table, got 'w'"),
+        ("budget = 3", "budget: expected a table, got 3"),
+        ("budget = {calls = 'x'}", "calls: expected a whole number, got 'x'"),
+        ("journal = 3", "journal: expected text, got 3"),
+        ("workers = '4'", "workers: expected a whole number, got '4'"),
+        ("barrier = 'yes'", "barrier: expected true or false, got 'yes'"),
+        ("workspace = 'here'", "workspace: expected a table, got 'here'"),
+        ("[workspace]\nallow_dirty = 1", "workspace.allow_dirty: expected true or"),
+        ("gates = {pytest = 'a'}", r"gates: expected a list, .*; write \[\[gates\]\]"),
+        ("gates = ['pytest']", r"gates\[0\].*: expected a table, got 'pytest'"),
+        ("[[gates]]\nonly = 'a'", r"gates\[0\].only: expected a list, got 'a'"),
+        ("[tasks.a]\nprompt = 'x'", r"tasks: expected a list, .*; write \[\[tasks\]\]"),
+        ("tasks = ['a']", "tasks: a task is a table, got 'a'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_shape_is_refused_with_file_and_key(plan, capsys, text, said):
+    """`plan` and `run` refuse it alike, and nothing is made."""
+    tasks = "" if "tasks" in text else "[[tasks]]\nname = 'a'\n"
+    (plan / "plan.toml").write_text(f"{text}\n{tasks}", encoding="utf-8")
+    for command in ("plan", "run"):
+        assert main([command, "plan.toml"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("maestro-orchestrate: plan.toml: ")
+        assert re.search(said, error), error
+    assert not (plan / "runs.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [("def work(:\n", "invalid syntax"), ("1 / 0\n", "division"), ("work = 3\n", "not a f")],
+)  # fmt: skip
+def test_a_module_that_does_not_load_is_refused(
+    plan, capsys, monkeypatch, module, said
+):
+    """Whatever it raises, the key and the cause are named."""
+    name = f"agents_{abs(hash(module))}"
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    (plan / f"{name}.py").write_text(module, encoding="utf-8")
+    (plan / "plan.toml").write_text(
+        f"[agents.w]\npython = '{name}:work'\n[[tasks]]\nname = 'a'\n", encoding="utf-8"
+    )
+    assert main(["run", "plan.toml"]) == 2
+    error = capsys.readouterr().err
+    assert "plan.toml: agents.w.python: " in error
+    assert said in error
+
+
+def test_a_journal_that_cannot_be_opened_says_what_to_check(tmp_path):
+    """No folder, a folder in its place, or no permission."""
+    missing = tmp_path / "none" / "r.db"
+    with pytest.raises(errors.JournalError, match=r"no folder .*none, make it"):
+        Journal(missing)
+    with pytest.raises(errors.JournalError, match="it is a folder, give a file"):
+        Journal(tmp_path)
+    path = tmp_path / "r.db"
+    Journal(path).close()
+    said = _advice(path, "unable to open database file")
+    assert f"the file and its folder {tmp_path}" in said
+    assert "owner and mode" in said
+    assert _advice(path, "file is not a database") == ""

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import io
 import sys
 
 import pytest
@@ -29,6 +30,8 @@ EXTRAS = {
     "workflow": "maestro_workflow_engine",
     "results": "maestro_test_result_aggregator",
     "mcp": "mcp",
+    "otel": "opentelemetry",
+    "progress": "rich.console",
 }
 
 
@@ -149,9 +152,14 @@ class TestRetry(CallPolicyChecks):
 class TestPolicies(CallPolicyChecks):
     """A pipeline of maestro-resilience."""
 
+    @pytest.fixture(autouse=True)
+    def _installed(self):
+        # Not in `make`: what a check catches there may be the skip itself.
+        pytest.importorskip("maestro_resilience")
+
     def make(self):
         """Return a retry around a generous breaker."""
-        resilience = pytest.importorskip("maestro_resilience")
+        import maestro_resilience as resilience
         from maestro_orchestration_core.integrations.resilience import (
             Policies,
             worth_a_retry,
@@ -326,7 +334,60 @@ def test_gate_reports_reach_the_aggregator_once(tmp_path, repository, git, monke
         assert not any(run.added for run in again)
 
 
-# Tools of a server.
+# Spans, live view, tools of a server.
+
+
+def test_spans_have_parents_times_and_outcomes(tmp_path):
+    """Run, attempts and calls become a tree with the run's own times."""
+    pytest.importorskip("opentelemetry.sdk")
+    from maestro_orchestration_core.integrations.otel import export_spans
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
+        InMemorySpanExporter,
+    )
+
+    def body(turn):
+        if turn.task == "b":
+            raise ValueError("no")
+        return "x"
+
+    maestro = Orchestrator([agent(body=body)], journal=tmp_path / "r.db")
+    asyncio.run(maestro.run(Plan([Task("a"), Task("b")]), run_id="r"))
+    with Journal(tmp_path / "r.db") as journal:
+        events = list(journal.events("r"))
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    count = export_spans(events, provider.get_tracer("test"))
+    spans = exporter.get_finished_spans()
+    assert len(spans) == count == 5
+    by_id = {s.context.span_id: s for s in spans}
+    root = next(s for s in spans if s.parent is None)
+    assert root.name == "invoke_workflow r"
+    assert root.start_time == events[0].at_ns
+    attempts = [s for s in spans if s.parent and by_id[s.parent.span_id] is root]
+    assert {s.attributes["maestro.task"] for s in attempts} == {"a", "b"}
+    calls = [s for s in spans if s not in attempts and s is not root]
+    for call in calls:
+        assert by_id[call.parent.span_id] in attempts
+    assert sum(s.status.status_code.name == "ERROR" for s in spans) == 2
+
+
+def test_the_live_view_ends_with_the_run(tmp_path):
+    """Colour on a terminal, plain text elsewhere."""
+    pytest.importorskip("rich")
+    from maestro_orchestration_core.integrations.progress import watch
+    from rich.console import Console
+
+    maestro = Orchestrator([agent()], journal=tmp_path / "r.db")
+    asyncio.run(maestro.run(Plan([Task("first", "x")]), run_id="r"))
+    for terminal in (False, True):
+        out = io.StringIO()
+        console = Console(file=out, force_terminal=terminal, width=90, height=30)
+        assert watch(tmp_path / "r.db", "r", console=console).status == "completed"
+        assert "first" in out.getvalue()
+        assert ("\x1b[32m" in out.getvalue()) == terminal
 
 
 SERVER = """

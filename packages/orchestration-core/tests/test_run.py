@@ -456,3 +456,66 @@ def test_in_doubt_can_be_settled(tmp_path):
     ]
     assert report.tasks["b"].reply.text == "it was sent"
     assert len(mails) == 4
+
+
+# Where an exception came from.
+
+
+def deep(n):
+    """Raise after n more calls."""
+    if n == 0:
+        raise ZeroDivisionError("far down")
+    deep(n - 1)
+
+
+def test_the_report_names_file_and_line_of_an_exception(tmp_path):
+    """The last frames are in the event log, in `why`, on the screen and the page."""
+    from maestro_orchestration_core._monitor import Watch, draw, state
+
+    path = tmp_path / "r.db"
+    maestro = Orchestrator([agent(body=lambda turn: deep(50))], journal=path)
+    report = asyncio.run(maestro.run(Plan([Task("a")]), run_id="r"))
+    line = deep.__code__.co_firstlineno + 3
+    last = f"{__file__}:{line} in deep: raise ZeroDivisionError"
+    assert last in report.why()
+    assert report.tasks["a"].detail == "ZeroDivisionError('far down')"
+    with Journal(path) as journal:
+        (failed,) = [e for e in journal.events("r") if e.type == "task.failed"]
+        watch = Watch("r")
+        page = state(journal, watch)
+    trace = failed.data["trace"]
+    assert trace == report.tasks["a"].trace == page["tasks"][0]["trace"]
+    assert trace.splitlines()[-1].startswith(last)
+    assert len(trace) <= 2000
+    assert len(trace.splitlines()) <= 8
+    assert last in draw(watch.view, watch.recent, width=400)
+
+
+def test_an_error_of_this_package_has_no_frames():
+    """What the message says already is not said by frames."""
+
+    def refuse(turn):
+        raise errors.GuardError("input", "worker", "no")
+
+    report = asyncio.run(Orchestrator([agent(body=refuse)]).run(Plan([Task("a")])))
+    assert report.tasks["a"].trace == ""
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Persona(name="a", capabilities={"prose"}), r"\{'prose': 1\}, got"),
+        (lambda: Persona(name="a", tools="read"), "expected a tuple of texts"),
+        (lambda: Persona(name=3), "expected text, got 3"),
+        (lambda: Agent("writer", print), r"got 'writer'; write Agent\(Persona"),
+        (lambda: Agent(Persona(name="a"), print, max_steps="3"), "max_steps"),
+        (lambda: Orchestrator(["a"]), "expected an Agent, got 'a'"),
+        (lambda: Plan(["a"]), "expected a Task, got 'a'"),
+        (lambda: Plan(3), "expected a list of Task, got 3"),
+        (lambda: asyncio.run(Orchestrator([agent()]).run([Task("a")])), r"Plan\(\[...\]\)"),
+    ],
+)  # fmt: skip
+def test_values_of_the_wrong_kind_are_refused_where_they_are_given(make, said):
+    """By an error of the package, with what was given and what to write."""
+    with pytest.raises(errors.SettingsError, match=said):
+        make()
