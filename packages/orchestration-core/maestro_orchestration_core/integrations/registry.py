@@ -50,8 +50,10 @@ class RegistryLeases:
                     until=self._registry.store.now() + max(ttl, 1.0),
                     mode="shared" if shared else "exclusive",
                 )  # fmt: skip
-                if ttl < 1.0:  # a claim of no time is not one that can be made
-                    claims.extend(claim.id, self._registry.store.now() + max(ttl, 0))
+                if ttl <= 0:  # over at once: no claim can end in the past
+                    claim.release()
+                elif ttl < 1.0:
+                    claims.extend(claim.id, self._registry.store.now() + ttl)
         except LockNotAcquired as error:
             raise LeaseError(name, f"the registry's lock: {error}") from error
         except ClaimRefused as error:
