@@ -1,9 +1,11 @@
 """What the integration guide says beside its Python blocks, which run by themselves."""
 
 import asyncio
+import logging
 import re
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -131,6 +133,70 @@ def no_log(tmp_path, monkeypatch):
     AuditLogger(tmp_path / "audit")
 
 
+def wrong_origin(tmp_path, monkeypatch):
+    from maestro_audit_logger import AuditLogger
+
+    AuditLogger(tmp_path / "audit", origin="x.example/audit").close()
+    AuditLogger(tmp_path / "audit", origin="y.example/audit")
+
+
+def no_checkpoint(tmp_path, monkeypatch):
+    path = Path(sys.executable).with_name("maestro-audit")
+    from maestro_audit_logger import Actor, AuditLogger
+
+    audit = AuditLogger(
+        tmp_path / "audit", origin="x.example/audit", actor=Actor.service("x")
+    )
+    try:
+        audit.record("invoice.approve")
+        done = subprocess.run(
+            [path, "prove", tmp_path / "audit", "1"],
+            capture_output=True, encoding="utf-8", check=False,
+        )  # fmt: skip
+    finally:
+        audit.close()
+    raise RuntimeError(done.stderr)
+
+
+def no_baseline(tmp_path, monkeypatch):
+    from maestro_test_result_aggregator import TestResultAggregator
+
+    (tmp_path / "r.tap").write_text("1..1\nnot ok 1 - pay\n", encoding="utf-8")
+    with TestResultAggregator() as results:
+        run = results.ingest(tmp_path / "r.tap", branch="pr-1")
+        verdict = results.gate({"max_new_failures": 0}).check(run)
+    raise RuntimeError(" ".join(verdict.notes))
+
+
+def store_away(tmp_path, monkeypatch):
+    from maestro_resilience import CircuitBreaker
+    from maestro_resilience.redis import RedisBreakerStore
+
+    said, heard = [], threading.Event()
+
+    class Hear(logging.Handler):
+        def emit(self, record):
+            said.append(record.getMessage())
+            heard.set()
+
+    handler = Hear()
+    logger = logging.getLogger("maestro_resilience")
+    logger.addHandler(handler)
+    try:
+        store = RedisBreakerStore("redis://127.0.0.1:1")
+        CircuitBreaker("away", store=store).call(print)
+        assert heard.wait(20)
+    finally:
+        logger.removeHandler(handler)
+    raise RuntimeError(said[0])
+
+
+def misspelt_option(tmp_path, monkeypatch):
+    from maestro_workflow_engine import step
+
+    step(retires=3)(print)
+
+
 def nobody_registered(tmp_path, monkeypatch):
     from maestro_service_registry import ServiceRegistry
 
@@ -218,6 +284,11 @@ CASES = {
     "a block cannot move to a thread": timeout_block,
     "expected an actor, got none": no_actor,
     "no audit log in ...: log.json is missing": no_log,
+    "origin: expected ...": wrong_origin,
+    "there is no checkpoint yet": no_checkpoint,
+    "no earlier run of branch ...": no_baseline,
+    "counts alone: its store does not answer": store_away,
+    "has no option": misspelt_option,
     "no instance of 'billing': none is registered": nobody_registered,
     "no instance of 'shop': 1 not healthy": unhealthy,
     "expected memory://, sqlite:///file.db": bad_url,
