@@ -48,10 +48,10 @@ def cells(entry: Row) -> list[str]:
 def target_of(entry: Row) -> str:
     """Return a row's target: of the ratio, or of our figure where the row says so."""
     target = entry.get("target")
-    if target is None:
-        return ""
+    own = entry.get("target_of") == "ours" or not entry.get("peer")
+    if target is None or (not own and entry.get("ratio") is None):
+        return ""  # a peer that is not there sets no target
     sign = "at least" if entry.get("direction") == "higher" else "at most"
-    own = entry.get("target_of") == "ours" or entry.get("ratio") is None
     unit = f" {entry.get('unit') or ''}".rstrip() if own else "x"
     return f"{sign} {number(target)}{unit}"
 
@@ -228,7 +228,7 @@ def goals(rows: list[Row]) -> str:
     for entry in rows:
         goal = target_of(entry)
         if goal:
-            own = entry.get("target_of") == "ours" or entry.get("ratio") is None
+            own = entry.get("target_of") == "ours" or not entry.get("peer")
             whose = "" if own or len(rows) == 1 else f" {entry['peer']}"
             met = "met" if entry.get("met") else "missed"
             found[f"{goal}{whose}: {met}"] = None

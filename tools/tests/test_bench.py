@@ -31,7 +31,8 @@ def result(*rows):
         ({"target": 0.25}, "at most 0.250x"),
         ({"target": 2.0, "direction": "higher"}, "at least 2.00x"),
         ({"target": 5.0, "target_of": "ours"}, "at most 5.00 us"),
-        ({"target": 5.0, "ratio": None}, "at most 5.00 us"),
+        ({"target": 5.0, "ratio": None, "peer": ""}, "at most 5.00 us"),
+        ({"target": 5.0, "ratio": None}, ""),
     ],
 )
 def test_a_target_is_of_the_ratio_unless_the_row_says_otherwise(more, said):
