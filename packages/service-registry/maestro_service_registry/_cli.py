@@ -396,6 +396,9 @@ def _raise_terminated(number: int, _: Any) -> None:
 
 def _run(command: list[str], extra: dict[str, str], lost: threading.Event) -> int:
     """Run a command until it ends, or end it when `lost` is set."""
+    early: list[int] = []  # an exception would be lost in what Python does at a fork
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, _: early.append(number))
     try:
         process = subprocess.Popen(
             command,
@@ -422,6 +425,8 @@ def _run(command: list[str], extra: dict[str, str], lost: threading.Event) -> in
     try:
         for number in _SIGNALS:
             signal.signal(number, forward)
+        for number in early:
+            process.send_signal(number)
         threading.Thread(target=watch, daemon=True).start()
         code = process.wait()
     except (KeyboardInterrupt, _Terminated):
