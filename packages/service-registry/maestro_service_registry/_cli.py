@@ -425,8 +425,8 @@ def _run(command: list[str], extra: dict[str, str], lost: threading.Event) -> in
     try:
         for number in _SIGNALS:
             signal.signal(number, forward)
-        for number in early:
-            process.send_signal(number)
+        for came in early:
+            process.send_signal(came)
         threading.Thread(target=watch, daemon=True).start()
         code = process.wait()
     except (KeyboardInterrupt, _Terminated):
