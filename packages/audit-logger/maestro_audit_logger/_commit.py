@@ -4,6 +4,10 @@ The first thread into an empty batch leads it: it waits for the previous
 leader, closes the batch, writes and syncs it, and wakes the others. While one
 batch is on its way to the device the next one fills. There is no thread that
 could be missing after a fork or still busy at exit.
+
+A leader can be interrupted anywhere (a signal handler that raises), even while
+it wakes the others. A follower therefore waits with patience, then takes the
+turn itself, and finds out what became of the batch.
 """
 
 from __future__ import annotations
@@ -29,12 +33,13 @@ from maestro_audit_logger.errors import (
 Stored = tuple[int, str]
 Durability = Literal["commit", "os"] | float
 _INTERRUPTED = "the thread that wrote for several was interrupted"
+_PATIENCE_S = 1.0  # above what a device takes to sync
 _committers: weakref.WeakSet[Committer] = weakref.WeakSet()
 
 
 @final
 class _Batch:
-    __slots__ = ("bodies", "error", "stored", "uncertain", "waiters")
+    __slots__ = ("begun", "bodies", "error", "stored", "uncertain", "waiters")
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -42,6 +47,7 @@ class _Batch:
         self.stored: list[Stored] = []
         self.error: BaseException | None = None
         self.uncertain = False
+        self.begun = False  # set by the leader once it has the turn
 
 
 @final
@@ -187,38 +193,49 @@ class Committer:
                     batch.waiters.append(waiter)
                 place = len(batch.bodies)
                 batch.bodies.append(body)
+            leading = leading or not waiter.acquire(timeout=_PATIENCE_S)
             if leading:
                 self._lead(batch)
-            else:
-                waiter.acquire()
         except BaseException:
             if leading and batch is not None and batch.error is None:
                 batch.error, batch.uncertain = InterruptedError(_INTERRUPTED), True
             raise
         finally:
-            if leading and batch is not None:
-                with self._mutex:
-                    if self._open is batch:
-                        self._open = None
-                self._release(batch)
-            self._busy.discard(me)
+            try:
+                if leading and batch is not None:
+                    self._shut(batch)
+                    self._release(batch)
+            finally:
+                self._busy.discard(me)
         if place < len(batch.stored):
             return batch.stored[place]
         raise self.failure(batch.error, uncertain=batch.uncertain) from batch.error
 
     def _lead(self, batch: _Batch) -> None:
         with self._turn:
-            with self._mutex:
-                if self._open is batch:
-                    self._open = None
+            if batch.begun:  # by another, who has not woken all
+                if not batch.stored and batch.error is None:
+                    batch.error, batch.uncertain = InterruptedError(_INTERRUPTED), True
+                return
+            self._shut(batch)
+            batch.begun = True
             self._run(batch)
             self._release(batch)
             if batch.error is None:
                 self._after(batch.stored[-1][0])
 
+    def _shut(self, batch: _Batch) -> None:
+        with self._mutex:
+            if self._open is batch:
+                self._open = None
+
     def _release(self, batch: _Batch) -> None:
-        while batch.waiters:
-            batch.waiters.pop().release()
+        while True:
+            try:
+                waiter = batch.waiters.pop()
+            except IndexError:
+                return
+            waiter.release()
 
     def _run(self, batch: _Batch) -> None:
         """Write and sync one batch; `_turn` is held."""

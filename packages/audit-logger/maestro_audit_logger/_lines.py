@@ -18,6 +18,7 @@ from maestro_audit_logger._segments import (
     Segment,
     describe_damage,
     explains,
+    is_object,
 )
 from maestro_audit_logger._tiles import TILE_HEIGHT, TILE_WIDTH, Tiles, tile_name
 from maestro_audit_logger.errors import LogDamaged
@@ -81,7 +82,9 @@ class LineCheck:
         self._bad: list[bytes] = []
         self._bad_size = 0
         self._bad_where = ""
+        self._torn_before: list[bytes] = []  # the line before, torn at an inner brace
         self._last_line = b""
+        self._unparsed: tuple[int, str, str] | None = None  # line, file, why
         self._differing: dict[str, int] = {}
         self.number = 0
         self.first = 1
@@ -98,6 +101,7 @@ class LineCheck:
 
     def end(self) -> str:
         """Name the targets that were not reached; return the root, hex."""
+        self._end_unparsed()
         for size, _, name in reversed(self._targets):
             if size > self.number:
                 self._findings.tampered(
@@ -202,6 +206,7 @@ class LineCheck:
         elif _SYSTEM in line:
             self._system_line(line, where)
         if self._full and not self._bad:
+            self._end_unparsed()  # this line has not explained the one before
             self._parse(self.number, line, where)
         digest = sha256(b"\0" + line).digest()
         self._prev, self._last_line = hexlify(digest), line
@@ -220,7 +225,8 @@ class LineCheck:
         """Handle a line that does not continue, or that follows such a one."""
         number = self.number
         if self._bad:
-            damage = describe_damage(number - len(self._bad), self._bad)
+            torn = self._torn_before + self._bad
+            damage = describe_damage(number - len(torn), torn)
             head = HEAD.match(line)
             continues = (
                 head is not None and int(head[1]) == number and head[2] == self._prev
@@ -232,6 +238,8 @@ class LineCheck:
                 return
         else:
             self._bad_where = where
+            last = self._last_line
+            self._torn_before = [last] if last and not is_object(last) else []
         self._bad.append(line)
         self._bad_size += len(line)
         if self._bad_size > _MAX_DAMAGE:
@@ -242,6 +250,7 @@ class LineCheck:
         if not self._bad:
             return
         bad, self._bad, self._bad_size = self._bad, [], 0
+        self._end_unparsed()
         first = self.number - len(bad) + 1
         changed = self._changed_before(first)
         if changed:
@@ -273,6 +282,12 @@ class LineCheck:
         except (LogDamaged, OSError):
             return 0
         return first - 1 if kept and kept[0] != self._tree.partial[at] else 0
+
+    def _end_unparsed(self) -> None:
+        """Nothing has explained the line that is no JSON: say so."""
+        if self._unparsed is not None:
+            self._findings.tampered("not-a-record", *self._unparsed)
+            self._unparsed = None
 
     def _torn(self, rest: bytes, where: str, *, last: bool) -> None:
         self._end_damage()
@@ -331,6 +346,8 @@ class LineCheck:
             )
 
     def _explained(self, first: int, last: int, size: int) -> None:
+        if self._unparsed is not None and first <= self._unparsed[0] <= last:
+            self._unparsed = None
         self._findings.add(
             "recovered",
             first,
@@ -349,8 +366,7 @@ class LineCheck:
             if names == ENVELOPE:
                 event_from(stored, line)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if not self._bad:
-                self._findings.tampered("not-a-record", number, where, str(error))
+            self._unparsed = (number, where, str(error))
             return
         if names != ENVELOPE:
             self._findings.tampered(

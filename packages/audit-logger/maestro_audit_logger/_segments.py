@@ -216,6 +216,22 @@ def explains(line: bytes, damage: Damage) -> bool:
     return bool(action == "audit.recovered" and found == wanted)
 
 
+def is_object(line: bytes) -> bool:
+    """Tell whether this is one whole JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _torn_at_a_brace(last: bytes) -> list[bytes]:
+    """Return this line, the last sound one, if a crash has torn it at an inner brace.
+
+    It looks whole. The next writer closed it, and died before it could say so.
+    """
+    return [last] if last and not is_object(last) else []
+
+
 def read_tail(folder: Path, identity: Identity) -> Tail | None:
     """Find the end of the log; None when there is no segment at all."""
     segments = list_segments(folder)
@@ -244,6 +260,7 @@ def _tail_of(segments: list[Segment], identity: Identity) -> Tail:
         number, prev = segment.first, _end_of_previous(segments, identity)
     day, sound_seq, sound_prev = b"", number - 1, prev
     bad: list[bytes] = []
+    last = b""
     for line in lines:
         head = HEAD.match(line)
         sound = (
@@ -252,6 +269,8 @@ def _tail_of(segments: list[Segment], identity: Identity) -> Tail:
             and head[2].decode() == prev
             and line.endswith(b"}")
         )
+        if not sound and not bad:
+            bad = _torn_at_a_brace(last)
         if bad:
             explained = sound and explains(
                 line, describe_damage(number - len(bad), bad)
@@ -265,8 +284,12 @@ def _tail_of(segments: list[Segment], identity: Identity) -> Tail:
         prev = leaf_hash(line).hex()
         if not bad and head is not None:
             day = head[3][:10]
-            sound_seq, sound_prev = number, prev
+            sound_seq, sound_prev, last = number, prev, line
         number += 1
+    bad = bad or _torn_at_a_brace(last)
+    head = HEAD.match(last)
+    if head is not None and bad and bad[0] is last:
+        sound_seq, sound_prev = sound_seq - 1, head[2].decode()
     if torn:
         bad.append(torn)
         prev = leaf_hash(torn).hex()

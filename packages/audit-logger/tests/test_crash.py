@@ -15,6 +15,7 @@ import time
 
 import pytest
 from maestro_audit_logger import Actor, AuditLogger, AuditUnavailable, verify_log
+from maestro_audit_logger._commit import Committer
 from maestro_audit_logger._files import Files
 
 WRITER = """
@@ -440,26 +441,32 @@ def test_a_signal_handler_that_records_is_refused_not_deadlocked(make_log):
 
 def test_every_prefix_of_the_last_write_recovers(make_log, folder):
     """Cut the file at each byte of the last line, or fill it with zeros as a power
-    cut does: it opens, explains the damage, and goes on."""
+    cut does, or kill the next writer while it explains: it opens, explains the
+    damage, and goes on."""
     with make_log() as audit:
         audit.record("a.b", data={"n": 1})
-        audit.record("a.b", data={"n": 2})
+        audit.record("a.b", data={"n": {"deep": {"er": 2}}})
     for name in ("checkpoint", "checkpoints"):
         (folder / name).unlink()
     path = folder / f"{1:020d}.jsonl"
     whole = path.read_bytes()
     start = whole.rfind(b"\n", 0, -1) + 1
-    for cut in range(start, len(whole)):
-        for rest in (b"", b"\0" * (len(whole) - cut)):
+    for cut in range(start, len(whole) - 1):
+        half = b'\n{"seq":' if cut > start else b"{"
+        for rest in (b"", b"\0" * (len(whole) - cut), b"\n"[: cut - start], half):
             path.write_bytes(whole[:cut] + rest)
             for name in ("checkpoint", "checkpoints"):
                 (folder / name).unlink(missing_ok=True)
             with make_log() as audit:
                 audit.record("a.b", data={"n": 3})
             assert path.read_bytes().startswith(whole[:cut]), "never truncated"
-            report = verify_log(folder)
             clean = cut == start and not rest
-            assert report.status == ("ok" if clean else "damaged"), report.explain()
+            for full in (False, True):
+                report = verify_log(folder, full=full)
+                assert report.status == ("ok" if clean else "damaged"), (
+                    whole[start:cut] + rest,
+                    report.explain(),
+                )
             assert events(audit)[:1] == [1]
             assert events(audit)[-1] == 3
 
@@ -531,6 +538,89 @@ def interrupt_often(work, times, rng):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     return hits
+
+
+def join_a_leader(audit):
+    """Start a leader that waits for its turn, and a follower; return what they got."""
+    committer = audit._committer
+    got = {}
+
+    def work(name):
+        try:
+            got[name] = audit.record("a.b", data={"by": name})
+        except (AuditUnavailable, Interrupted) as error:
+            got[name] = error
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in ("leader", "follower")]
+    with committer._turn:
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            wait_for(lambda n=number: enrolled(committer) == n)
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    return got
+
+
+def wait_for(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def enrolled(committer):
+    return len(committer._open.bodies) if committer._open is not None else 0
+
+
+def test_a_leader_interrupted_while_it_wakes_leaves_nobody_waiting(
+    make_log, monkeypatch
+):
+    """The record of the follower is stored, and it hears so."""
+    audit = make_log(durability="os")
+
+    release, struck = Committer._release, []
+
+    def cut(self, batch):
+        if len(struck) < 2:  # in the try, and again in its finally
+            struck.append(batch)
+            raise Interrupted
+        release(self, batch)
+
+    monkeypatch.setattr(Committer, "_release", cut)
+    got = join_a_leader(audit)
+    assert isinstance(got["leader"], Interrupted)
+    assert [e.leaf_hash for e in audit.query()][-1] == got["follower"].leaf_hash
+    assert audit.record("a.b").seq == got["follower"].seq + 1
+    assert audit.verify(full=True).ok
+
+
+def test_a_leader_interrupted_before_it_leads_is_replaced(make_log, monkeypatch):
+    """The follower writes the batch itself: nothing was begun."""
+    audit = make_log(durability="os")
+    lead, shut, struck = Committer._lead, Committer._shut, []
+
+    def cut_lead(self, batch):
+        if not struck:
+            struck.append("lead")
+            with self._turn:
+                raise Interrupted
+        lead(self, batch)
+
+    def cut_shut(self, batch):
+        if len(struck) == 1:
+            struck.append("shut")
+            raise Interrupted
+        shut(self, batch)
+
+    monkeypatch.setattr(Committer, "_lead", cut_lead)
+    monkeypatch.setattr(Committer, "_shut", cut_shut)
+    got = join_a_leader(audit)
+    assert isinstance(got["leader"], Interrupted)
+    stored = {e.seq: e.leaf_hash for e in audit.query()}
+    assert stored[got["follower"].seq] == got["follower"].leaf_hash
+    assert audit.record("a.b").seq == got["follower"].seq + 1
+    assert audit.verify(full=True).ok
 
 
 # Between open() and its `with` an interrupt leaves the closing to the collector.
