@@ -8,7 +8,9 @@ the peers that its benchmarks/requirements.txt pins. A peer that does not instal
 is reported. Every script of a package, benchmarks/bench_*.py, interleaves itself
 with its peers and writes rows; this program adds import time and size, prints
 one table, and with --write keeps the rows in docs/benchmarks/ with a chart for
-each package and a page. --tables writes the tables of the READMEs from those
+each package and a page. How the cost grows with the size of the work is measured
+with --full, with --write, and for a single package: the short mode of all ends
+within five minutes. --tables writes the tables of the READMEs from those
 rows; with --check it only says whether they differ.
 
 Exit codes: 0 done, 1 a script failed or tables differ, 2 usage, 130 interrupted.
@@ -29,7 +31,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench_report import Row, keep, print_table, write_page, write_tables
+from bench_report import (
+    Row,
+    keep,
+    print_agreement,
+    print_table,
+    write_page,
+    write_tables,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".venv-bench"
@@ -55,13 +64,17 @@ def main() -> int:
         names = ", ".join(folder.name for folder in folders())
         print(f"bench: no package {args.package!r}; there are {names}", file=sys.stderr)
         return 2
-    failed = False
+    failed, total = False, 0.0
     for folder in chosen:
-        result = measure(folder, full=args.full)
+        growth = args.full or args.write or bool(args.package)
+        result = measure(folder, full=args.full, growth=growth)
         failed = failed or bool(result["failed"])
         print_table(folder.name, result)
+        print_agreement(folder.name, result)
+        total += sum(script["wall"] for script in result["scripts"])
         if args.write:
             keep(folder.name, result)
+    print(f"bench: {total:.0f} s of measuring", flush=True)
     if args.write:
         write_page()
         write_tables(check=False)
@@ -75,7 +88,7 @@ def folders() -> list[Path]:
     return [folder for folder in found if list(folder.glob("benchmarks/bench_*.py"))]
 
 
-def measure(folder: Path, *, full: bool) -> dict[str, Any]:
+def measure(folder: Path, *, full: bool, growth: bool) -> dict[str, Any]:
     """Run all scripts of one folder; return their rows and what failed."""
     print(f"bench: {folder.name}: making the environment", flush=True)
     python, missing = environment(folder)
@@ -83,7 +96,7 @@ def measure(folder: Path, *, full: bool) -> dict[str, Any]:
     failed: list[str] = []
     versions: dict[str, str] = {}
     scripts: list[dict[str, Any]] = []
-    for words in commands(folder):
+    for words in commands(folder, growth=growth):
         name = words[-1].name
         print(f"bench: {folder.name}: {name}", flush=True)
         with tempfile.TemporaryDirectory() as scratch:
@@ -118,13 +131,13 @@ def measure(folder: Path, *, full: bool) -> dict[str, Any]:
     }
 
 
-def commands(folder: Path) -> Iterator[list[Path]]:
-    """Yield what to run for a folder: its scripts, and the growth of its cases."""
+def commands(folder: Path, *, growth: bool) -> Iterator[list[Path]]:
+    """Yield what to run for a folder: its scripts, and perhaps that of growth."""
     for script in sorted(folder.glob("benchmarks/bench_*.py")):
         yield [script]
-    growth = folder / "benchmarks" / "growth.py"
-    if growth.exists():
-        yield [Path(__file__).with_name("bench_growth.py"), growth]
+    cases = folder / "benchmarks" / "growth.py"
+    if growth and cases.exists():
+        yield [Path(__file__).with_name("bench_growth.py"), cases]
 
 
 def run_script(command: list[Any], scratch: Path) -> tuple[int, dict[str, float]]:
@@ -158,7 +171,12 @@ def environment(folder: Path) -> tuple[Path, list[str]]:
     place = ENVIRONMENTS / folder.name
     python = place / "bin" / "python"
     if folder == ROOT / "tools":
-        command = [sys.executable, "-P", ROOT / "tools" / "bootstrap.py", "release"]
+        command: list[str | Path] = [
+            sys.executable,
+            "-P",
+            ROOT / "tools" / "bootstrap.py",
+            "release",
+        ]
         subprocess.run([*command, "--venv", place], check=True)
     elif not python.exists():
         uv("venv", "-q", "-p", sys.executable, place)

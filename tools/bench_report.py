@@ -83,14 +83,18 @@ def print_table(name: str, result: dict[str, Any]) -> None:
         print(f"  FAILED: {failure}")
 
 
-def keep(name: str, result: dict[str, Any]) -> None:
-    """Write a package's rows and chart; say how they agree with those before."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+def print_agreement(name: str, result: dict[str, Any]) -> None:
+    """Say how the rows agree with the kept ones, if those are of the same mode."""
     kept = RESULTS / f"{name}.json"
     if kept.exists():
         before = json.loads(kept.read_text(encoding="utf-8"))
         if before["mode"] == result["mode"]:
             print(agreement(before, result))
+
+
+def keep(name: str, result: dict[str, Any]) -> None:
+    """Write a package's rows and chart."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
     (RESULTS / f"{name}.svg").write_text(chart(name, result["rows"]), encoding="utf-8")

@@ -255,11 +255,11 @@ def nothing_changed(bench: Bench, rounds: int) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true", help="one round")
+    parser.add_argument("--short", action="store_true", help="one round, 4 packages")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    count, rounds = 8, 1 if args.short else args.rounds
+    count, rounds = (4, 1) if args.short else (8, args.rounds)
     with tempfile.TemporaryDirectory(prefix="bench-release-") as place:
         root = Path(place)
         make_packages(root, count)

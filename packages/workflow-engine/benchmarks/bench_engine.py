@@ -223,7 +223,7 @@ def main():
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--json")
     args = parser.parse_args()
-    rounds, scale = (3, 5) if args.short else (5, 1)
+    rounds, scale = (3, 10) if args.short else (5, 1)
     folder = Path(tempfile.mkdtemp())
     quiet_prefect(folder)
     number = iter(range(10**6))
