@@ -20,8 +20,9 @@ _needs, _direct = attrgetter("needs"), attrgetter("direct")
 
 def shape_of(nodes: Sequence[Node]) -> Shape:
     """Return names, digests and dependencies of steps."""
-    keys = list(map(id, map(_spec, nodes)))
-    specs = dict(zip(keys, map(_spec, nodes), strict=True))
+    found = list(map(_spec, nodes))
+    keys = list(map(id, found))
+    specs = dict(zip(keys, found, strict=True))
     known = {key: spec_digest(spec) for key, spec in specs.items()}
     digests = list(map(known.__getitem__, keys))
     # Of direct nodes the arguments are what they wait for: `Shape.needs` has those.

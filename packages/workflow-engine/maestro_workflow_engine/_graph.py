@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,23 +24,13 @@ class Graph:
         return len(self.waits)
 
 
-def compile_graph(needs: Sequence[Sequence[int]], done: bytes = b"") -> Graph:
+def compile_graph(needs: Sequence[Sequence[int]]) -> Graph:
     """Turn "waits for" into "is waited for by", with a topological order.
 
-    Steps in a circle are missing from `order`; `find_cycle` names them. With `done`,
-    a 1 for each step that is, those wait for nothing and nothing waits for them.
+    Steps in a circle are missing from `order`; `find_cycle` names them.
     O(steps + dependencies).
     """
-    successors: list[list[int]]
-    if any(done):
-        none: list[int] = []  # one for all that are done; nobody adds to it
-        needs = [
-            () if over else [other for other in before if not done[other]]
-            for over, before in zip(done, needs, strict=True)
-        ]
-        successors = [none if over else [] for over in done]
-    else:
-        successors = [[] for _ in needs]
+    successors: list[list[int]] = [[] for _ in needs]
     forward = True
     for index, before in enumerate(needs):
         for other in before:
@@ -50,15 +40,48 @@ def compile_graph(needs: Sequence[Sequence[int]], done: bytes = b"") -> Graph:
     waits = list(map(len, needs))
     if forward:
         return Graph(successors=successors, waits=waits, order=list(range(len(waits))))
-    left = waits.copy()
-    order = [index for index, count in enumerate(left) if not count]
+    roots = [index for index, count in enumerate(waits) if not count]
+    return Graph(
+        successors=successors, waits=waits, order=_ordered(roots, successors, waits)
+    )
+
+
+def compile_rest(count: int, needs: Mapping[int, Sequence[int]]) -> Graph:
+    """Do so for the steps that are left of `count`, by position.
+
+    They wait only for each other. The rest waits for nothing, nothing waits for it,
+    and it is not in `order`. O(steps and dependencies that are left).
+    """
+    none: list[int] = []  # one for all that are done; nobody adds to it
+    successors, waits = [none] * count, [0] * count
+    for index in needs:
+        successors[index] = []
+    forward = True
+    for index, before in needs.items():
+        waits[index] = len(before)
+        for other in before:
+            successors[other].append(index)
+            if other >= index:
+                forward = False
+    order = list(needs)
+    if not forward:
+        roots = [index for index in needs if not waits[index]]
+        order = _ordered(roots, successors, waits)
+    return Graph(successors=successors, waits=waits, order=order)
+
+
+def _ordered(
+    order: list[int], successors: Sequence[Sequence[int]], waits: Sequence[int]
+) -> list[int]:
+    """Extend the steps that wait for nothing to an order of all."""
+    left = [*waits]
     push = order.append
     for index in order:  # grows while we walk it: Kahn's algorithm
         for other in successors[index]:
             left[other] -= 1
             if not left[other]:
                 push(other)
-    return Graph(successors=successors, waits=waits, order=order)
+    return order
 
 
 def find_cycle(needs: Sequence[Sequence[int]], graph: Graph) -> list[int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 
 from . import _model as m
 from ._expression import Text
-from ._graph import bottom_levels, compile_graph
+from ._graph import bottom_levels, compile_rest
 from ._model import PENDING, SUCCEEDED, Node, Ref, Spec
 from ._record import Record
 from ._steps import POOLED, SPECIAL, UPSET_FAILED, Steps
@@ -55,27 +55,29 @@ class Growth:
         self.batching = batching  # whether attempts may wait in an executor
         self.kinds: set[str] = set()
         self._compensated = False
+        self._undoes = False  # whether any step has one that undoes it
 
     def add(self, workflow: Workflow, priorities: Sequence[float] | None) -> None:
         """Append a workflow's nodes, whose positions must follow those we have."""
         steps = self.steps
         nodes = workflow.nodes
         shift = len(steps.nodes)
+        count = len(nodes)
         texts = self._remembered(nodes, known=not shift)
         done = _which(texts)
-        if shift:
-            own = [[i - shift for i in n.needs] for n in nodes]
-            graph = compile_graph(own, done)
-        elif texts:
-            graph = compile_graph([n.needs for n in nodes], done)
+        left: Sequence[int] = range(count)
+        if texts:
+            left = list(compress(left, map(not_, done)))
+        if shift or texts:
+            graph = compile_rest(count, _needs(nodes, left, shift, done))
         else:
             graph = workflow.graph()
-        keys = list(map(id, map(_spec_of, nodes)))
-        specs = dict(zip(keys, map(_spec_of, nodes), strict=True))
+        found = list(map(_spec_of, nodes))
+        keys = list(map(id, found))
+        specs = dict(zip(keys, found, strict=True))
         if priorities is None:
-            times = self._estimates(nodes, keys, specs)
+            times = self._estimates(nodes, keys, specs, left)
             priorities = bottom_levels(graph, times)
-        count = len(nodes)
         steps.nodes += nodes
         steps.waits += graph.waits
         after = graph.successors
@@ -94,15 +96,18 @@ class Growth:
             steps.index.update(zip(names, range(shift, shift + count), strict=False))
         else:
             steps.index = workflow.index.copy()
-        self._recall(shift, texts, done)
+        self._recall(shift, texts, done, steps.index)
         state, waits = steps.state, steps.waits
-        steps.arrived += [
-            i for i in range(shift, len(steps.nodes)) if not waits[i] and not state[i]
-        ]
+        steps.arrived += (
+            [i for i in range(shift, shift + count) if not waits[i] and not state[i]]
+            if shift
+            else [i for i in left if not waits[i] and not state[i]]
+        )
 
     def mark(self, spec: Spec) -> int:
         """Tell how much there is to do before steps of this kind start."""
         self.kinds.add(spec.kind)
+        self._undoes |= spec.compensate is not None
         if spec.timeout is not None or spec.once:
             # A queued attempt's clock would run already; and after a crash a `once`
             # step that had only waited its turn would look as if it had begun.
@@ -112,14 +117,18 @@ class Growth:
         return POOLED if spec.pools else 0
 
     def _estimates(
-        self, nodes: Sequence[Node], keys: Sequence[int], specs: Mapping[int, Spec]
+        self,
+        nodes: Sequence[Node],
+        keys: Sequence[int],
+        specs: Mapping[int, Spec],
+        left: Sequence[int],
     ) -> list[float]:
-        known = self.durations
         guesses = {key: _guess(spec) for key, spec in specs.items()}
-        guessed = map(guesses.__getitem__, keys)
-        if not known:
-            return list(guessed)
-        return list(map(known.get, map(_name_of, nodes), guessed))
+        times = list(map(guesses.__getitem__, keys))
+        if known := self.durations:
+            for index in left:
+                times[index] = known.get(nodes[index].name, times[index])
+        return times
 
     def _remembered(
         self, nodes: Sequence[Node], *, known: bool = False
@@ -131,28 +140,38 @@ class Growth:
             return self.past.texts
         return list(map(self.past.extra.get, map(_name_of, nodes)))
 
-    def _recall(self, shift: int, texts: list[str | None], done: bytes) -> None:
-        """Take over what the journal says about the steps from `shift` on."""
+    def _recall(
+        self,
+        shift: int,
+        texts: list[str | None],
+        done: bytes,
+        places: Mapping[str, int],
+    ) -> None:
+        """Take over what the journal says about the steps from `shift` on.
+
+        `places` has their positions by name, and may have those of others too.
+        """
         steps = self.steps
         past = self.past
         if past is None:
             return
-        names = list(map(_name_of, steps.nodes[shift:]))
-        steps.tries[shift:] = map(past.tries.get, names, done)
+        steps.tries[shift:] = done  # one attempt, unless the journal counts them
+        for name, number in past.tries.items():
+            if (index := places.get(name, -1)) >= shift:
+                steps.tries[index] = number
         steps.state[shift:] = done.translate(_TO_SUCCEEDED)
         steps.texts[shift:] = texts
         steps.stored = True
         steps.earlier[shift:] = done
-        if not past.decided:
-            names = []
-        for index, name in enumerate(names, shift):
-            if texts[index - shift] is not None:
+        for name, decision in past.decided.items():
+            index = places.get(name, -1)
+            if index < shift or texts[index - shift] is not None:
                 continue
-            if past.decided.get(name) == "skip":
+            if decision == "skip":
                 steps.reasons[index] = "decided"
                 steps.state[index] = m.SKIPPED
                 steps.pass_on(index, 0)
-            elif past.decided.get(name) == "fail":
+            elif decision == "fail":
                 message = f"step {name!r} was declared failed"
                 error = StepFailedError(name, steps.tries[index], message)
                 steps.errors[index] = error
@@ -164,8 +183,10 @@ class Growth:
 
     def recall_new(self, first: int) -> None:
         """Do so for steps that this run has just added; they know who waits for them."""
-        texts = self._remembered(self.steps.nodes[first:])
-        self._recall(first, texts, _which(texts))
+        nodes = self.steps.nodes[first:]
+        texts = self._remembered(nodes)
+        places = {node.name: index for index, node in enumerate(nodes, first)}
+        self._recall(first, texts, _which(texts), places)
         waits, successors = self.steps.waits, self.steps.successors
         for index, text in enumerate(texts, first):
             if text is not None:
@@ -178,6 +199,8 @@ class Growth:
         if self._compensated or not (steps.errors or steps.cancelling):
             return False
         self._compensated = True
+        if not self._undoes:
+            return False
         todo = [
             (steps.ended[i], i)
             for i, node in enumerate(steps.nodes)
@@ -218,6 +241,18 @@ class Growth:
             if not steps.waits[i] and not steps.state[i]
         ]
         return bool(steps.arrived)
+
+
+def _needs(
+    nodes: Sequence[Node], left: Sequence[int], shift: int, done: bytes
+) -> dict[int, list[int]]:
+    """For the steps that are left: which of those, counted from `shift`, they need."""
+    if not done:
+        return {i: [other - shift for other in nodes[i].needs] for i in left}
+    return {
+        i: [other - shift for other in nodes[i].needs if not done[other - shift]]
+        for i in left
+    }
 
 
 def _which(texts: Sequence[str | None]) -> bytes:

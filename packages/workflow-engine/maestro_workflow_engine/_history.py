@@ -6,6 +6,7 @@ import json
 import zlib
 from array import array
 from collections.abc import Container, Iterable
+from itertools import compress
 from sqlite3 import Connection
 
 from ._shape import little_endian
@@ -67,7 +68,8 @@ def _times(body: bytes, wanted: Container[str] | None) -> dict[str, float]:
     head, _, rest = zlib.decompress(body).partition(b"\n")
     numbers = array("f")
     numbers.frombytes(rest)
-    pairs = zip(json.loads(head), little_endian(numbers), strict=True)
+    steps = json.loads(head)
+    pairs = zip(steps, little_endian(numbers), strict=True)
     if wanted is None:
         return dict(pairs)
-    return {step: length for step, length in pairs if step in wanted}
+    return dict(compress(pairs, map(wanted.__contains__, steps)))

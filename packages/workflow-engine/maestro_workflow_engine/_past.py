@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from sqlite3 import Connection
@@ -41,11 +41,22 @@ class Past:
     added: list[str] = field(default_factory=list)
 
     def keep(
-        self, index: Mapping[str, int], names: list[str], texts: list[str]
+        self,
+        index: Mapping[str, int],
+        order: Sequence[str],
+        names: list[str],
+        texts: list[str],
     ) -> None:
-        """Note the results of steps."""
-        places = list(map(index.get, names))
+        """Note the results of steps. `order` is what `index` has, by position."""
+        if not names:
+            return
         own = self.texts
+        first = index.get(names[0])
+        if first is not None and order[first : first + len(names)] == names:
+            # They ended in the order of their definition: no need to look up each.
+            own[first : first + len(names)] = texts
+            return
+        places = list(map(index.get, names))
         if None not in places:
             for place, text in zip(places, texts, strict=True):
                 own[place] = text  # type: ignore[index] # None was looked for
@@ -64,6 +75,9 @@ class Past:
 def read_past(db: Connection, key: int, index: Mapping[str, int]) -> Past:
     """Fold a run's events; `index` has the positions of the steps known beforehand."""
     found = Past(last=last_event(db, key), texts=[None] * len(index))
+    order = list(index)
+    if list(index.values()) != list(range(len(order))):
+        order = []
     begun: set[str] = set()  # once, and not succeeded so far as we have read
     ended: dict[str, int] = {}
     for low in range(0, found.last, _WINDOW):
@@ -72,7 +86,7 @@ def read_past(db: Connection, key: int, index: Mapping[str, int]) -> Past:
         _others(db, window, found, begun, ended)
         names, texts = _joined(db, _SUCCESSES, window)
         begun.difference_update(names)
-        found.keep(index, names, texts)
+        found.keep(index, order, names, texts)
     tries = found.tries
     for step in begun:
         tries.setdefault(step, 1)
@@ -125,10 +139,11 @@ def _others(
     """Take in what is not a first start or a success at the first attempt."""
     rows = db.execute(_OTHERS, window)
     tries = found.tries
+    together: list[str] = []
     for step, attempt, kind, value, note in rows:
         if kind == "started" and not step:
             if note is None:
-                begun.update(json.loads(value))
+                together.append(value)
             else:
                 tries.update(starts_of(value, note))
         elif kind in ("started", "succeeded"):
@@ -143,6 +158,8 @@ def _others(
             found.compensating = True
         elif kind == "added":
             found.added.append(str(note))
+    if together:  # one call for many lists
+        begun.update(*json.loads(f"[{','.join(together)}]"))
 
 
 def starts_of(names: str, numbers: str | None) -> Iterator[tuple[str, int]]:

@@ -13,6 +13,7 @@ from maestro_workflow_engine._dispatch import POLICIES, Dispatcher
 from maestro_workflow_engine._graph import (
     bottom_levels,
     compile_graph,
+    compile_rest,
     find_cycle,
     levels,
 )
@@ -79,6 +80,25 @@ def test_levels_and_bottom_levels_follow_the_arrows(graph):
         assert level[i] == max((level[b] + 1 for b in before), default=0)
         for b in before:
             assert bottom[b] >= durations[b] + bottom[i]
+
+
+@given(graphs(), st.data(), st.booleans())
+def test_the_graph_of_what_is_left_is_part_of_the_whole(graph, data, backwards):
+    needs, _ = graph
+    if backwards:  # what is needed stands behind what needs it
+        needs = [[len(needs) - 1 - b for b in before] for before in reversed(needs)]
+    whole = compile_graph(needs)
+    left = data.draw(st.sets(st.sampled_from(range(len(needs)))))
+    rest = compile_rest(
+        len(needs), {i: [b for b in needs[i] if b in left] for i in sorted(left)}
+    )
+    for i in range(len(needs)):
+        after = [a for a in whole.successors[i] if a in left] if i in left else []
+        assert sorted(rest.successors[i]) == sorted(after)
+        assert rest.waits[i] == sum(b in left for b in needs[i]) * (i in left)
+    place = {i: k for k, i in enumerate(rest.order)}
+    assert set(place) == left
+    assert all(place[b] < place[i] for i in left for b in needs[i] if b in left)
 
 
 @given(graphs(), st.randoms(use_true_random=False))
