@@ -4,6 +4,11 @@ Records, leases and revisions are etcd's own; a commit is one transaction. etcd 
 late leases by itself, so nobody sweeps and nothing is kept in a mass expiry; the guard
 of the cache against sudden losses remains. TTLs are whole seconds, rounded up. The
 calendar is the server's Date header, exact to a second.
+
+A server that was restored from an older state counts the same revisions again, for
+other changes. So after a broken connection or an election the history has another name,
+and readers read everything anew. Fences fall back with the revisions: restore with
+etcdutl's `--bump-revision` and `--mark-compacted`.
 """
 
 import base64
@@ -11,23 +16,25 @@ import contextlib
 import http.client
 import json
 import math
-import os
-import socket
 import ssl
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, final
 from urllib.parse import parse_qs, urlsplit
 
 from ._clock import Process
 from ._store import Batch, Delete, Event, Lease, Op, Record, Snapshot
+from ._wires import Wires
 from .errors import Compacted, Conflict, InvalidInput, LeaseLost, StoreUnavailable
 
 __all__ = ["EtcdStore"]
 
 NO_SUCH_LEASE = 5  # the gRPC code NOT_FOUND
+CATCHING_UP = 0.3  # seconds; etcd looks for watches that are behind ten times a second
+_ENDED = b'{"error": "the watch ended"}'
 
 
 @final
@@ -50,27 +57,24 @@ class EtcdStore:
         parts = urlsplit(url)
         if not parts.hostname:
             raise InvalidInput("store url", url, "etcd://host:port")
-        self._host, self._port = parts.hostname, parts.port or 2379
-        self._tls = (
+        context = (
             tls or ssl.create_default_context() if parts.scheme == "etcds" else None
         )
         name = (parse_qs(parts.query).get("prefix") or ["maestro-registry"])[0]
         self._prefix = f"/{name}/"
-        self._timeout = timeout
         self._login = (parts.username, parts.password) if parts.username else None
         self._token: str | None = None
-        self._local = threading.local()
-        self._lock = threading.Lock()  # guards the list of connections
-        self._connections: set[http.client.HTTPConnection] = set()
-        self._closed = False
+        port = parts.port or 2379
+        self._wires = Wires("etcd", parts.hostname, port, timeout=timeout, tls=context)
+        self._opened = uuid.uuid4().hex[:8]
 
     def read(self, prefix: str) -> Snapshot:
         """Return every record whose key starts with `prefix`."""
         start = self._key(prefix)
         body = {"key": _b64(start), "range_end": _b64(_after_prefix(start))}
-        answer = self._call("kv/range", body)
-        records = [self._record(kv) for kv in answer.get("kvs", ())]
-        return Snapshot(tuple(records), int(answer["header"]["revision"]))
+        said = self._ask("kv/range", body)
+        records = [self._record(kv) for kv in said.body.get("kvs", ())]
+        return Snapshot(tuple(records), said.revision, said.history)
 
     def commit(self, ops: Sequence[Op], expect: Mapping[str, int] | None = None) -> int:
         """Apply all operations in one transaction and return its revision."""
@@ -143,43 +147,37 @@ class EtcdStore:
     def events(self, prefix: str, since: int, timeout: float) -> Batch:
         """Return what happened after `since`, waiting up to `timeout` seconds."""
         start = self._key(prefix)
-        deadline = time.monotonic() + max(timeout, 0.05)
+        deadline = time.monotonic() + max(timeout, CATCHING_UP)
         create = {
             "key": _b64(start),
             "range_end": _b64(_after_prefix(start)),
             "start_revision": str(since + 1),
         }
-        present = int(
-            self._call("kv/range", {"key": _b64(b"\0"), "count_only": True})["header"][
-                "revision"
-            ]
-        )
-        if since > present:
-            raise Compacted(since, present)
-        if since == present and timeout <= 0:
-            return Batch((), since)
-        # With a known present, "nothing yet" is an answer one can go on from.
-        for message in self._watch(create, deadline):
-            result = message.get("result", {})
-            if result.get("compact_revision"):
-                raise Compacted(since, int(result["compact_revision"]))
-            if result.get("events"):
-                revision = max(int(e["kv"]["mod_revision"]) for e in result["events"])
-                return Batch(tuple(map(self._event, result["events"])), revision)
-        return Batch((), max(since, present) if timeout <= 0 else since)
+        present = self._ask("kv/range", _NOTHING)
+        if since > present.revision:
+            raise Compacted(since, present.revision)
+        if since == present.revision and timeout <= 0:
+            return Batch((), since, present.history)
+        with contextlib.closing(self._watch(create, deadline)) as watch:
+            for said in watch:
+                if said.history != present.history:  # restarted between the two
+                    return Batch((), since, said.history)
+                if said.body.get("compact_revision"):
+                    raise Compacted(since, int(said.body["compact_revision"]))
+                events = tuple(map(self._event, said.body.get("events", ())))
+                if events:
+                    last = max(event.revision for event in events)
+                    return Batch(events, last, said.history)
+        # Not up to the present: what was silent may have had something to tell.
+        return Batch((), since, present.history)
 
     def now(self) -> float:
         """Return the server's clock, exact to a second."""
-        self._call("kv/range", {"key": _b64(b"\0"), "count_only": True})
-        return parsedate_to_datetime(self._local.date).timestamp()
+        return parsedate_to_datetime(self._ask("kv/range", _NOTHING).date).timestamp()
 
     def close(self) -> None:
         """Close the connections and wake whoever waits."""
-        self._closed = True
-        with self._lock:
-            connections, self._connections = self._connections, set()
-        for connection in connections:
-            _cut(connection)
+        self._wires.close()
 
     def _key(self, key: str) -> bytes:
         return (self._prefix + key).encode("utf-8")
@@ -213,26 +211,24 @@ class EtcdStore:
         return Event(record.key, record.revision, record)
 
     def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask once; a kept connection that went stale is replaced once."""
+        return self._ask(path, body).body
+
+    def _ask(self, path: str, body: Mapping[str, Any]) -> "_Said":
         raw = json.dumps(body).encode("utf-8")
-        for last in (False, True):
-            connection, fresh = self._connection()
-            try:
-                connection.request("POST", f"/v3/{path}", raw, self._headers(path))
-                response = connection.getresponse()
-                self._local.date = response.getheader("Date") or ""
-                answer = json.loads(response.read())
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                self._discard(connection)
-                # Asking again is safe for reads and for what was never sent.
-                idle = isinstance(error, http.client.RemoteDisconnected) and not fresh
-                if last or not idle:
-                    raise self._unavailable(error) from error
-                continue
-            if response.status != 200:
-                self._raise(path, response.status, answer)
-            return dict(answer)
-        raise AssertionError("the second try returned or raised")
+        answer = self._wires.post(f"/v3/{path}", raw, self._headers(path))
+        try:
+            found = json.loads(answer.text)
+        except ValueError as error:
+            raise self._wires.unavailable(error) from error
+        if answer.status != 200:
+            self._raise(path, answer.status, found)
+        return self._said(found, answer.epoch, answer.headers.get("Date", ""))
+
+    def _said(self, body: dict[str, Any], epoch: int, date: str = "") -> "_Said":
+        header = body.get("header") or {}
+        cluster, term = header.get("cluster_id"), header.get("raft_term")
+        history = f"{self._opened}.{epoch}.{cluster}.{term}"
+        return _Said(body, int(header.get("revision", 0)), history, date)
 
     def _raise(self, path: str, status: int, answer: Any) -> None:
         code = int(answer.get("code", 0)) if isinstance(answer, dict) else 0
@@ -250,87 +246,49 @@ class EtcdStore:
             self._token = str(self._call("auth/authenticate", body)["token"])
         return {"Authorization": self._token}
 
-    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
-        found = getattr(self._local, "connection", None)
-        if found is not None and self._local.pid == os.getpid():
-            return found, False
-        made = self._connect(self._timeout)
-        self._local.connection, self._local.pid = made, os.getpid()
-        return made, True
-
-    def _connect(self, timeout: float) -> http.client.HTTPConnection:
-        kind: Any = (
-            http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
-        )
-        more = {"context": self._tls} if self._tls else {}
-        made: http.client.HTTPConnection = kind(
-            self._host, self._port, timeout=timeout, **more
-        )
-        try:
-            made.connect()
-        except OSError as error:
-            raise self._unavailable(error) from error
-        made.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with self._lock:
-            self._connections.add(made)
-        return made
-
-    def _discard(self, connection: http.client.HTTPConnection) -> None:
-        with self._lock:
-            self._connections.discard(connection)
-        if getattr(self._local, "connection", None) is connection:
-            self._local.connection = None
-        connection.close()
-
     def _watch(
         self, create: Mapping[str, Any], deadline: float
-    ) -> Iterator[dict[str, Any]]:
+    ) -> "Generator[_Said, None, None]":
         """Yield the messages of one watch until the deadline."""
         body = json.dumps({"create_request": create}).encode("utf-8")
         headers = self._headers("watch")
-        connection = self._connect(self._timeout)
-        response: http.client.HTTPResponse | None = None
+        wire = self._wires.connect()
         try:
-            connection.request("POST", "/v3/watch", body, headers)
-            response = connection.getresponse()
-            while (left := deadline - time.monotonic()) > 0:
-                connection.sock.settimeout(left)
-                line = response.readline()
-                if not line:
-                    return
-                yield json.loads(line)
+            wire.connection.request("POST", "/v3/watch", body, headers)
+            with wire.connection.getresponse() as response:
+                while (left := deadline - time.monotonic()) > 0:
+                    wire.sock.settimeout(left)
+                    message = json.loads(response.readline() or _ENDED)
+                    if "result" not in message:
+                        raise _EndedError(message.get("error"))
+                    yield self._said(message["result"], wire.epoch)
         except TimeoutError:
             return
-        except (
-            OSError,
-            http.client.HTTPException,
-            ValueError,
-            AttributeError,
-        ) as error:
-            raise self._unavailable(error) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._wires.broke()
+            raise self._wires.unavailable(error) from error
         finally:
-            if response is not None:
-                response.close()
-            self._discard(connection)
+            self._wires.drop(wire)
 
-    def _unavailable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(f"etcd at {self._host}:{self._port}: {error}")
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """An answer; equal histories mean that no commit was forgotten in between."""
+
+    body: dict[str, Any]
+    revision: int
+    history: str
+    date: str
+
+
+class _EndedError(ValueError):
+    """The server ended a watch: it shuts down, or may not tell."""
 
 
 class _GatewayError(StoreUnavailable):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
-
-
-def _cut(connection: http.client.HTTPConnection) -> None:
-    # shutdown wakes a thread that waits for an answer; close alone does not.
-    sock = connection.sock
-    with contextlib.suppress(OSError, AttributeError):
-        sock.shutdown(socket.SHUT_RDWR)
-    connection.close()
 
 
 def _b64(raw: bytes) -> str:
@@ -340,3 +298,6 @@ def _b64(raw: bytes) -> str:
 def _after_prefix(prefix: bytes) -> bytes:
     """Return the first key behind all that start with `prefix`."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+_NOTHING = {"key": _b64(b"\0"), "count_only": True}  # tells only the header

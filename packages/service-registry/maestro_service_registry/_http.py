@@ -2,29 +2,24 @@
 
 The server keeps leases and time; this client only asks. A request that cannot be
 delivered raises `StoreUnavailable`, and a waiting one returns within its time plus the
-time-out even when the server is frozen. One connection per thread, made again after a
-fork.
+time-out even when the server is frozen.
 """
 
-import http.client
 import json
-import os
-import socket
 import ssl
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 from urllib.parse import urlsplit
 
 from ._clock import Process
 from ._store import Batch, Delete, Event, Lease, Op, Record, Snapshot
+from ._wires import Answer, Wires
 from .errors import (
     AccessDenied,
     Compacted,
     Conflict,
     InvalidInput,
     LeaseLost,
-    StoreUnavailable,
 )
 
 __all__ = ["HttpStore"]
@@ -57,20 +52,19 @@ class HttpStore:
         parts = urlsplit(url)
         if not parts.hostname or parts.path not in ("", "/"):
             raise InvalidInput("store url", url, "http://host:port")
-        self._host, self._port = parts.hostname, parts.port
-        self._tls = (
+        context = (
             tls or ssl.create_default_context() if parts.scheme == "https" else None
         )
-        self._token, self._timeout = token, timeout
-        self._local = threading.local()
-        self._lock = threading.Lock()  # guards the set of connections
-        self._connections: set[http.client.HTTPConnection] = set()
-        self._closed = False
+        self._token = token
+        self._wires = Wires(
+            "registry", parts.hostname, parts.port, timeout=timeout, tls=context
+        )
 
     def read(self, prefix: str) -> Snapshot:
         """Return every record whose key starts with `prefix`."""
         raw = self._ask("read", prefix=prefix)
-        return Snapshot(tuple(Record(**r) for r in raw["records"]), raw["revision"])
+        records = tuple(Record(**r) for r in raw["records"])
+        return Snapshot(records, raw["revision"], raw.get("history", ""))
 
     def commit(self, ops: Sequence[Op], expect: Mapping[str, int] | None = None) -> int:
         """Apply all operations at one new revision and return it."""
@@ -112,7 +106,7 @@ class HttpStore:
             )
             for e in raw["events"]
         )
-        return Batch(events, raw["revision"])
+        return Batch(events, raw["revision"], raw.get("history", ""))
 
     def now(self) -> float:
         """Return the server's calendar."""
@@ -120,87 +114,32 @@ class HttpStore:
 
     def close(self) -> None:
         """Close the connections and wake whoever waits."""
-        self._closed = True
-        with self._lock:
-            connections, self._connections = self._connections, set()
-        for connection in connections:
-            if connection.sock is not None:
-                try:
-                    connection.sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-            connection.close()
+        self._wires.close()
 
     def _ask(self, verb: str, wait: float = 0.0, **body: Any) -> Any:
         raw = json.dumps(body).encode("utf-8")
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        for last in (False, True):
-            connection, fresh = self._connection()
+        path = f"/v1/maestro/store/{verb}"
+        answer = self._wires.post(path, raw, headers, wait)
+        if answer.status == 200:
             try:
-                connection.sock.settimeout(wait + self._timeout)
-                connection.request("POST", f"/v1/maestro/store/{verb}", raw, headers)
-                response = connection.getresponse()
-                answer = response.read()
-            except (OSError, http.client.HTTPException, AttributeError) as error:
-                self._discard(connection)
-                # A kept connection that the server closed: nothing was done yet.
-                idle = isinstance(
-                    error, http.client.RemoteDisconnected | BrokenPipeError
-                )
-                if last or fresh or not idle:
-                    raise self._unavailable(error) from error
-                continue
-            if response.status == 200:
-                return json.loads(answer)
-            raise self._error(response, answer.decode("utf-8", "replace"))
-        raise AssertionError("the second try returned or raised")
+                return json.loads(answer.text)
+            except ValueError as error:  # something else answers there
+                raise self._wires.unavailable(error) from error
+        raise self._error(answer)
 
-    def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
-        found = getattr(self._local, "connection", None)
-        if found is not None and self._local.pid == os.getpid():
-            return found, False
-        kind: Any = (
-            http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
-        )
-        more = {"context": self._tls} if self._tls else {}
-        made: http.client.HTTPConnection = kind(
-            self._host, self._port, timeout=self._timeout, **more
-        )
-        try:
-            made.connect()
-        except OSError as error:
-            raise self._unavailable(error) from error
-        made.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._local.connection, self._local.pid = made, os.getpid()
-        with self._lock:
-            self._connections.add(made)
-        return made, True
-
-    def _discard(self, connection: http.client.HTTPConnection) -> None:
-        self._local.connection = None
-        with self._lock:
-            self._connections.discard(connection)
-        connection.close()
-
-    def _error(self, response: http.client.HTTPResponse, text: str) -> Exception:
-        kind = response.getheader("X-Maestro-Error")
-        detail = json.loads(response.getheader("X-Maestro-Detail") or "[]")
+    def _error(self, answer: Answer) -> Exception:
+        text = answer.text.decode("utf-8", "replace")
+        kind = answer.headers.get("X-Maestro-Error")
+        detail = json.loads(answer.headers.get("X-Maestro-Detail") or "[]")
         if kind == "Conflict":
             return Conflict(*detail)
         if kind == "LeaseLost":
             return LeaseLost(*detail)
         if kind == "Compacted":
             return Compacted(*detail)
-        if response.status == 403:
+        if answer.status == 403:
             return AccessDenied(text)
-        where = f"{self._host}:{self._port}"
-        return StoreUnavailable(
-            f"registry at {where} answered {response.status}: {text}"
-        )
-
-    def _unavailable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(f"registry at {self._host}:{self._port}: {error}")
+        return self._wires.unavailable(f"answered {answer.status}: {text}")

@@ -80,18 +80,25 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Records in key order, as they were at `revision`."""
+    """Records in key order, as they were at `revision` of a history."""
 
     records: tuple[Record, ...]
     revision: int
+    history: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events in order; nothing was left out up to `revision`."""
+    """Events in order; nothing was left out up to `revision`.
+
+    Unless `history` is another one than that of what the reader knows: then the store
+    may have forgotten commits since, and only reading everything anew helps. A store
+    that finds out by itself, and raises Compacted, has no names for its histories.
+    """
 
     events: tuple[Event, ...]
     revision: int
+    history: str = ""
 
 
 @dataclass(frozen=True, slots=True)

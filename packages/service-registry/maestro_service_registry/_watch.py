@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, final
 
 from ._model import Instance
-from ._store import Event, Store, join_key
+from ._store import Event, Snapshot, Store, join_key
 from ._sweep import Reaper, decode_all, instance_of
 from .errors import Compacted, StoreError
 
@@ -73,7 +73,9 @@ class Watch:
 
     def __init__(self, store: Store, prefix: str, since: int | None) -> None:
         self._store, self._prefix = store, prefix
-        self.revision = store.read(prefix).revision if since is None else since
+        self.revision, self._history = since or 0, ""
+        if since is None:
+            self._read()
         self._closed = False
         self._ready: list[Change] = []
 
@@ -82,12 +84,20 @@ class Watch:
         try:
             batch = self._store.events(self._prefix, self.revision, timeout)
         except Compacted:
-            found = self._store.read(self._prefix)
-            self.revision = found.revision
-            everything = tuple(decode_all(found.records))
-            return [Resync(everything, found.revision)]
-        self.revision = batch.revision
+            return self._start_anew()
+        if self._history and batch.history != self._history:
+            return self._start_anew()
+        self.revision, self._history = batch.revision, batch.history
         return _changes(batch.events)
+
+    def _start_anew(self) -> list[Change]:
+        everything = tuple(decode_all(self._read().records))
+        return [Resync(everything, self.revision)]
+
+    def _read(self) -> Snapshot:
+        found = self._store.read(self._prefix)
+        self.revision, self._history = found.revision, found.history
+        return found
 
     def close(self) -> None:
         """End the iteration, at the latest after the current wait."""
@@ -158,7 +168,7 @@ class Feed:
         self._confirm_after = confirm_after
         self.services: dict[str, tuple[Instance, ...]] = {}
         self.connected = False
-        self.revision = 0
+        self.revision, self._history = 0, ""
         self._lock = threading.Lock()  # guards starting, and the listeners
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -171,7 +181,7 @@ class Feed:
             return
         with self._lock:
             if not self._closed.is_set() and not self._running():
-                self._adopt(self._load())
+                self._adopt(*self._load())
                 self._follow_on_thread()
 
     def restart_in_child(self, reaper: Reaper) -> None:
@@ -274,9 +284,14 @@ class Feed:
                 pause = min(10.0, 2 * pause)
 
     def _follow(self) -> None:
+        # After an outage without waiting: what is known may be history.
+        patience = SLICE if self.connected else 0.0
         try:
-            batch = self._store.events("i/", self.revision, SLICE)
+            batch = self._store.events("i/", self.revision, patience)
         except Compacted:
+            self._resync()
+            return
+        if batch.history != self._history:
             self._resync()
             return
         self.connected = True
@@ -284,13 +299,13 @@ class Feed:
             self._take(batch.events, batch.revision)
         self.revision = batch.revision
 
-    def _load(self) -> tuple[list[Instance], int]:
+    def _load(self) -> tuple[list[Instance], Snapshot]:
         found = self._store.read("i/")
         self.connected = True
-        return list(decode_all(found.records)), found.revision
+        return list(decode_all(found.records)), found
 
     def _resync(self) -> None:
-        instances, revision = self._load()
+        instances, found = self._load()
         before = sum(map(len, self.services.values()))
         if before >= GUARD_FROM and len(instances) * 10 <= before:
             _log.warning(
@@ -300,18 +315,17 @@ class Feed:
             )
             if self._closed.wait(self._confirm_after):
                 return
-            instances, revision = self._load()
-        self._adopt((instances, revision))
-        self._tell([Resync(tuple(instances), revision)])
+            instances, found = self._load()
+        self._adopt(instances, found)
+        self._tell([Resync(tuple(instances), found.revision)])
 
-    def _adopt(self, found: tuple[list[Instance], int]) -> None:
-        instances, revision = found
+    def _adopt(self, instances: list[Instance], found: Snapshot) -> None:
         grouped: dict[str, list[Instance]] = {}
         for instance in instances:
             grouped.setdefault(instance.service, []).append(instance)
             self._reaper.watch(instance.process, instance.lease)
         self.services = {name: tuple(group) for name, group in grouped.items()}
-        self.revision = revision
+        self.revision, self._history = found.revision, found.history
 
     def _take(self, events: tuple[Event, ...], revision: int) -> None:
         changes = _changes(events)

@@ -66,6 +66,7 @@ def store_checks() -> tuple[StoreCheck, ...]:
         renewing_tells_what_is_gone,
         a_record_can_change_its_lease,
         events_resume_without_gap,
+        looking_without_waiting_skips_nothing,
         events_of_other_prefixes_are_left_out,
         a_revision_of_the_future_is_compacted,
         waiting_ends_with_the_next_event,
@@ -207,6 +208,21 @@ def events_resume_without_gap(store: Store) -> None:
             seen += [event.key for event in batch.events]
             since = batch.revision
         assert seen == [f"t/{n}" for n in range(1, 30)]
+
+
+def looking_without_waiting_skips_nothing(store: Store) -> None:
+    """However often a reader looks, each event comes once, in order."""
+    with _closing(store):
+        since = store.commit([Put("t/0", "")])
+        for n in range(1, 6):
+            store.commit([Put(f"u/{n}", ""), Put(f"t/{n}", "")])
+            seen: list[str] = []
+            deadline = time.monotonic() + 20
+            while not seen:
+                assert time.monotonic() < deadline, f"t/{n} was skipped"
+                batch = store.events("t/", since, 0)
+                seen, since = [event.key for event in batch.events], batch.revision
+            assert seen == [f"t/{n}"]
 
 
 def events_of_other_prefixes_are_left_out(store: Store) -> None:

@@ -14,7 +14,7 @@ from maestro_service_registry import ServiceRegistry
 from maestro_service_registry._memory import MemoryStore
 from maestro_service_registry._sqlite import SqliteStore
 from maestro_service_registry.testing import FakeClock
-from registry_support import free_port, quick_timing, running, serving
+from registry_support import etcd_command, free_port, quick_timing, running, serving
 
 
 @pytest.fixture(scope="session")
@@ -27,17 +27,8 @@ def redis_url(require_program, tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def etcd_url(require_program, tmp_path_factory) -> Iterator[str]:
-    port, peer = free_port(), free_port()
-    folder = tmp_path_factory.mktemp("etcd")
-    command = [
-        require_program("etcd"),
-        f"--data-dir={folder}",
-        f"--listen-client-urls=http://127.0.0.1:{port}",
-        f"--advertise-client-urls=http://127.0.0.1:{port}",
-        f"--listen-peer-urls=http://127.0.0.1:{peer}",
-        f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
-        f"--initial-cluster=default=http://127.0.0.1:{peer}",
-    ]
+    port, folder = free_port(), tmp_path_factory.mktemp("etcd")
+    command = etcd_command(require_program("etcd"), port, folder)
     with running(*command, port=port):
         yield f"etcd://127.0.0.1:{port}"
 

@@ -58,6 +58,19 @@ def running(*command: str, port: int, **options) -> Iterator[subprocess.Popen]:
                 process.wait()
 
 
+def etcd_command(program: str, port: int, folder: Path) -> list[str]:
+    peer = f"http://127.0.0.1:{free_port()}"
+    return [
+        program,
+        f"--data-dir={folder}",
+        f"--listen-client-urls=http://127.0.0.1:{port}",
+        f"--advertise-client-urls=http://127.0.0.1:{port}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=default={peer}",
+    ]
+
+
 def quick_timing() -> Timing:
     return Timing(sweep=0.1, confirm=0.1)
 

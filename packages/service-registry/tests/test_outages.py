@@ -1,5 +1,7 @@
 """Servers that restart, freeze, forget or go backwards; clocks that jump."""
 
+import contextlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,6 +10,7 @@ from contextlib import closing
 
 import pytest
 from maestro_service_registry import (
+    Added,
     Compacted,
     LockLost,
     ServiceRegistry,
@@ -17,6 +20,7 @@ from maestro_service_registry import (
 from maestro_service_registry._store import Put
 from registry_support import (
     accepts,
+    etcd_command,
     free_port,
     fresh,
     quick_timing,
@@ -156,6 +160,102 @@ def test_what_a_snapshot_brings_back_ends_with_its_lease(require_program, tmp_pa
         with ServiceRegistry.open(url, timing=quick_timing()) as registry:
             registry.service("other")  # someone looks for late leases
             wait_until(lambda: not registry.find("web"))
+
+
+class Rewound:
+    """An etcd that is restored from a copy: `restore` forgets what came after `copy`."""
+
+    def __init__(self, program, tmp_path):
+        self.folder, self.saved = tmp_path / "etcd", tmp_path / "saved"
+        self.port = free_port()
+        self.command = etcd_command(program, self.port, self.folder)
+        self.url = f"etcd://127.0.0.1:{self.port}"
+        self.stack = contextlib.ExitStack()
+
+    def start(self):
+        self.server = self.stack.enter_context(running(*self.command, port=self.port))
+
+    def copy(self):
+        self.stack.close()
+        shutil.copytree(self.folder, self.saved)
+        self.start()
+
+    def restore(self):
+        self.server.kill()
+        self.server.wait()
+        shutil.rmtree(self.folder)
+        self.saved.rename(self.folder)
+        self.start()
+
+
+@pytest.fixture
+def rewound(require_program, tmp_path):
+    found = Rewound(require_program("etcd"), tmp_path)
+    with found.stack:
+        found.start()
+        yield found
+
+
+def test_an_etcd_that_went_back_has_another_history(rewound):
+    """Longer than before by the time the reader asks, after as many elections."""
+
+    def put(store, name):
+        return store.commit([Put(f"i/web/{name}", "{}")])
+
+    with closing(open_store(rewound.url)) as reader:
+        put(reader, "old")
+        rewound.copy()
+        put(reader, "phantom")
+        known = reader.read("i/")
+        rewound.restore()
+        with closing(open_store(rewound.url)) as writer:
+            put(writer, "new")
+            assert put(writer, "newer") > known.revision
+            batch = reader.events("i/", known.revision, 0)
+            assert batch.history != known.history
+            term = known.history.rpartition(".")[2]
+            assert batch.history.endswith(f".{term}"), "terms alone tell nothing"
+            found = reader.read("i/")
+            keys = [record.key for record in found.records]
+            assert keys == ["i/web/new", "i/web/newer", "i/web/old"]
+            at = put(writer, "next")
+            batch = reader.events("i/", found.revision, 10)
+            assert batch.history == found.history
+            assert [event.revision for event in batch.events] == [at]
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["etcd", "served"])
+def test_no_view_keeps_what_a_restored_etcd_does_not_know(rewound, served):
+    with contextlib.ExitStack() as stack:
+        url = rewound.url
+        writer = stack.enter_context(ServiceRegistry.open(url))
+        writer.register("web", port=1, id="old", ttl=300)
+        rewound.copy()
+        if served:
+            url = stack.enter_context(serving(url))[0]
+        reader = stack.enter_context(ServiceRegistry.open(url, timing=quick_timing()))
+        lost = reader.register("web", port=2, id="phantom", ttl=300)
+        reader._heart.remove(lost._lease)  # its owner is away just now
+        web, watch = reader.service("web"), reader.watch("web")
+        wait_until(lambda: [i.id for i in web.instances] == ["old", "phantom"])
+        rewound.restore()
+        for name in ("new", "newer"):
+            writer.register("web", port=3, id=name, ttl=300)
+        expected = ["new", "newer", "old"]
+        wait_until(lambda: [i.id for i in web.instances] == expected)
+        (change,) = wait_until(lambda: polled(watch))
+        assert [i.id for i in change.instances] == expected
+        writer.register("web", port=4, id="next", ttl=300)
+        wait_until(lambda: len(web.instances) == 4)
+        (change,) = wait_until(lambda: polled(watch))
+        assert (type(change), change.instance.id) == (Added, "next")
+
+
+def polled(watch):
+    try:
+        return watch.poll(1)
+    except StoreUnavailable:  # the server has not noticed yet that etcd is back
+        return []
 
 
 def test_fences_rise_although_redis_forgot_its_last_commits(require_program, tmp_path):

@@ -476,14 +476,15 @@ class Server:
         except (KeyError, TypeError, ValueError) as error:
             raise _lacking("events", body, error) from error
         deadline = asyncio.get_running_loop().time() + patience
-        topics = [""]
+        topics, history = [""], None
         while True:
             index = self._pulse.index(topics)
             batch = await run_in_threadpool(store.events, prefix, since, 0)
             left = deadline - asyncio.get_running_loop().time()
-            if batch.events or left <= 0 or self._stopped.is_set():
+            same = history in (None, batch.history)
+            if batch.events or left <= 0 or self._stopped.is_set() or not same:
                 return JSONResponse(asdict(batch))
-            since = max(since, batch.revision)
+            since, history = max(since, batch.revision), batch.history
             # Not every store rings at once: look again after a second in any case.
             await self._pulse.wait(topics, index, min(left, 1.0))
 

@@ -6,12 +6,13 @@ requests cost a thousand coroutines, no thread.
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import final
 
-from maestro_service_registry._store import Event, Store
+from maestro_service_registry._store import Batch, Event, Store
 from maestro_service_registry.errors import Compacted, StoreError
 
 __all__ = ["Pulse"]
@@ -74,7 +75,7 @@ class Pulse:
 
     def _reset(self) -> None:
         found = self._store.read("")
-        self._revision = found.revision
+        self._revision, self._history = found.revision, found.history
         indexes: dict[str, int] = {}
         for record in found.records:
             for topic in topics_of(record.key):
@@ -85,15 +86,14 @@ class Pulse:
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
-                batch = self._store.events("", self._revision, 1.0)
-            except Compacted:
-                self._reset()
-                self._wake(None)
-                continue
+                batch = self._next()
             except StoreError as error:
                 if self._closed.wait(0.5):
                     return
                 _log.warning("waiting requests wait for the store: %s", error)
+                continue
+            if batch is None:
+                self._wake(None)
                 continue
             self._revision = batch.revision
             touched = set()
@@ -108,6 +108,15 @@ class Pulse:
                     self._on_event(event)
                 except Exception:  # one bad record must not stop all waiters
                     _log.exception("event of %r not handled", event.key)
+
+    def _next(self) -> Batch | None:
+        """Return the next events; None when all was read anew instead."""
+        with contextlib.suppress(Compacted):
+            batch = self._store.events("", self._revision, 1.0)
+            if batch.history == self._history:
+                return batch
+        self._reset()
+        return None
 
     def _wake(self, touched: set[str] | None) -> None:
         loop = self._loop
