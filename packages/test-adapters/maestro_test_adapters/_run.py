@@ -219,20 +219,24 @@ class Run:
             **more,
         )
 
-    def _finish(self, result: TestResult, *, tries: bool = True) -> TestFinished:
+    def _finish(
+        self, result: TestResult, *, tries: bool = True, again: bool = False
+    ) -> TestFinished:
+        """Keep a result; `again` says that the runner tries the test once more."""
         earlier = self._results.pop(result.id, None)
         if earlier is not None:
             result = result.after(earlier)
         self._results[result.id] = result
-        attempt = self._tries.get(result.id, 0) + 1
-        self._tries[result.id] = attempt
+        if not again:
+            self._tries[result.id] = self._tries.get(result.id, 0) + 1
+            again = (
+                tries
+                and self._may_retry(result)
+                and self._tries[result.id] <= self._adapter.retries
+            )
         self._log.write({"e": "end", "test": to_ctrf(result)})
         return TestFinished(
-            result=result,
-            attempt=len(result.attempts) + 1,
-            will_retry=tries
-            and self._may_retry(result)
-            and attempt <= self._adapter.retries,
+            result=result, attempt=len(result.attempts) + 1, will_retry=again
         )
 
     def _warn(self, text: str, test: str | None = None) -> RunWarning:
@@ -435,7 +439,12 @@ class _Process:
             self._flying[test] = (time.monotonic(), event["at"])
             yield TestStarted(id=test, at=event["at"])
         elif kind == "end":
-            yield from self._result(from_ctrf(event["test"]))
+            result = from_ctrf(event["test"])
+            if event.get("again"):
+                self._flying.pop(result.id, None)
+                yield self._run._finish(result, again=True)
+            else:
+                yield from self._result(result)
         elif kind == "missing":
             if not self._again and not self._done:
                 raise SelectionNotFound(event["ids"], event["known"])

@@ -13,6 +13,25 @@ import pytest
 
 HERE = Path(__file__).parent
 
+BOTH_WAYS = """
+import json, os
+import maestro_stream_pytest as stream
+
+short = stream._line_of_passed
+
+def both_ways(*args):
+    line = short(*args)
+    long = json.dumps({"e": "end", "test": stream._test_of(*args)})
+    same = repr(json.loads(line)) == repr(json.loads(long))
+    with open("told", "a", encoding="utf-8") as file:
+        file.write("same\\n" if same else line + " is not " + long + "\\n")
+    return line
+
+stream._line_of_passed = both_ways
+if "MAESTRO_LONG_WAY" in os.environ:
+    stream._plainly_passed = lambda reports: False
+"""
+
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Serves the site folder and a few addresses that answer as servers do."""
@@ -58,6 +77,15 @@ class Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request, client_address):
         pass  # browsers close connections when they like
+
+
+@pytest.fixture(autouse=True)
+def without_plugins(monkeypatch):
+    """Let pytest runs inside of tests load none of the plugins that are about.
+
+    Hypothesis and trio alone take a second each; `-p xdist` loads one by name.
+    """
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +138,16 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def both_ways():
+    """Return a conftest.py that tells each plain pass the short and the long way.
+
+    The file `told` gets a line for each: `same`, or how they differ. With
+    MAESTRO_LONG_WAY in the environment every test goes the long way.
+    """
+    return BOTH_WAYS
 
 
 @pytest.fixture

@@ -331,7 +331,7 @@ def test_shards_share_all_tests(project, write):
 
 def test_workers_by_xdist(project, write):
     write(test_mixed=MIXED, test_crash="import os\ndef test_exit(): os._exit(1)\n")
-    report = PytestAdapter(cwd=project, workers=2).run()
+    report = PytestAdapter(cwd=project, workers=2, args=["-p", "xdist"]).run()
     assert outcomes(report)["test_exit"] == "crashed"
     assert outcomes(report)["test_param[2]"] == "failed"
     assert len(report) == 8

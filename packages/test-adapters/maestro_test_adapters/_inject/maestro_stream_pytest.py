@@ -12,11 +12,12 @@ goes on SIGUSR2; optional), MAESTRO_PARENT (stop when this is no longer our pare
 import json
 import os
 import sys
-import time
+from time import time as _now  # a test may replace that of the module
 
 import pytest
 
 _LIMIT = 1000000  # characters of one captured stream of one test
+_BITS = 10000  # of an int; Python refuses to write or read many more as a decimal
 _json = json.JSONEncoder(separators=(",", ":")).encode  # making it costs most of a line
 _PASSED = (
     '{"e":"end","test":{%s,"status":"passed","rawStatus":"passed","duration":%d,'
@@ -43,6 +44,8 @@ class _Stream:
 
 
 def _plain(value):
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        return hex(value)[:1000]
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -111,22 +114,37 @@ class Guard:
     def __init__(self, stream):
         self.stream = stream
         self.last = ""
+        self.boxed = 0  # our process id, if a plugin forked us to run one test
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self):
+        if _forked_by_a_plugin(sys._getframe()):
+            self.boxed = os.getpid()
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
         if test:
             self.stream.write({"e": "fork", "id": test, "pid": os.getpid()})
 
     def stop_escaped(self, nodeid):
-        if os.getpid() != self.stream.owner:
-            self.stream.write({"e": "escaped", "id": nodeid, "pid": os.getpid()})
+        pid = os.getpid()
+        if pid not in (self.stream.owner, self.boxed):
+            self.stream.write({"e": "escaped", "id": nodeid, "pid": pid})
             os._exit(70)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self):
         self.stop_escaped("")
+
+
+def _forked_by_a_plugin(frame):
+    """Return whether a test's protocol forked (as pytest-forked does), not the test."""
+    while frame is not None:
+        if frame.f_code is pytest.CallInfo.from_call.__func__.__code__:
+            return False
+        if frame.f_code.co_name == "pytest_runtest_protocol":
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Worker:
@@ -150,7 +168,8 @@ class Worker:
     def pytest_runtest_makereport(self, item, call):
         outcome = yield
         if call.when == "setup":
-            outcome.get_result().maestro_case = self.cases.case(item)
+            # As text: xdist carries neither enums nor lone surrogates.
+            outcome.get_result().maestro_case = _json(self.cases.case(item))[1:-1]
 
 
 class _Cases:
@@ -248,11 +267,11 @@ class StreamPlugin:
             )
 
     def pytest_runtest_logstart(self, nodeid, location):
-        now = time.time()
+        at = _now()
         if self.parent and str(os.getppid()) != self.parent:
             self.session.shouldstop = "the process that started the run is gone"
-        self.open[nodeid] = {"at": now, "reports": [], "tries": []}
-        self.stream.write_line('{"e":"start","id":%s,"at":%r}' % (_json(nodeid), now))
+        self.open[nodeid] = {"at": at, "reports": []}
+        self.stream.write_line('{"e":"start","id":%s,"at":%r}' % (_json(nodeid), at))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report):
@@ -260,13 +279,9 @@ class StreamPlugin:
         entry = self.open.get(report.nodeid)
         if entry is None:
             # xdist reports the test of a crashed worker after its start was told.
-            entry = {"at": time.time(), "reports": [], "tries": []}
-            self.open[report.nodeid] = entry
+            entry = self.open[report.nodeid] = {"at": _now(), "reports": []}
         entry["reports"].append(report)
-        if report.outcome == "rerun":  # pytest-rerunfailures
-            entry["tries"].append(entry["reports"])
-            entry["reports"] = []
-        elif report.when == "???":  # a crashed worker: no finish will follow
+        if report.when == "???":  # a crashed worker: no finish will follow
             self._finish(report.nodeid)
 
     def pytest_runtest_logfinish(self, nodeid, location):
@@ -276,32 +291,15 @@ class StreamPlugin:
         entry = self.open.pop(nodeid, None)
         if entry is None or not entry["reports"]:
             return
-        reports = entry["reports"]
+        reports, at = entry["reports"], entry["at"]
         known = self.cases.get(nodeid)
-        if known and not entry["tries"] and _plainly_passed(reports):
-            self._tell_passed(nodeid, known, reports, entry["at"])
+        if known and _plainly_passed(reports):
+            self.stream.write_line(_line_of_passed(nodeid, known, reports, at))
             return
-        case = json.loads("{%s}" % known) if known else None
-        case = case or getattr(reports[0], "maestro_case", None)
-        test = dict(case or _case_of(reports[0]))
-        test.update(_told(entry["reports"], entry["at"]))
-        test["extra"]["maestro.id"] = nodeid
-        if entry["tries"]:
-            test["retries"] = len(entry["tries"])
-            test["retryAttempts"] = [
-                _attempt(number, reports)
-                for number, reports in enumerate(entry["tries"], start=1)
-            ]
-        self.stream.write({"e": "end", "test": test})
-
-    def _tell_passed(self, nodeid, known, reports, at):
-        """Write what `_told` would say of a test that has nothing to say."""
-        seconds = sum(report.duration for report in reports)
-        start = getattr(reports[0], "start", None) or at
-        ms, start_ms = round(seconds * 1000), int(start * 1000)
-        self.stream.write_line(
-            _PASSED % (known, ms, start_ms, seconds, start, _json(nodeid))
-        )
+        event = {"e": "end", "test": _test_of(nodeid, known, reports, at)}
+        if any(report.outcome == "rerun" for report in reports):
+            event["again"] = True  # pytest-rerunfailures runs it once more
+        self.stream.write(event)
 
     def pytest_sessionfinish(self, session, exitstatus):
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
@@ -315,7 +313,7 @@ class StreamPlugin:
             {
                 "e": "finish",
                 "exit": int(exitstatus),
-                "at": time.time(),
+                "at": _now(),
                 "counts": counts,
             }
         )
@@ -327,6 +325,7 @@ def _plainly_passed(reports):
             report.outcome != "passed"
             or report.sections
             or report.user_properties
+            or type(report.duration) is not float
             or type(report) is not pytest.TestReport
             or not _NOTABLE.isdisjoint(report.__dict__)
         ):
@@ -335,6 +334,28 @@ def _plainly_passed(reports):
 
 
 _NOTABLE = {"wasxfail", "context", "worker_id"}
+
+
+def _line_of_passed(nodeid, known, reports, at):
+    """Return what `_test_of` says of a test that has nothing to say, as JSON."""
+    seconds = 0.0
+    for report in reports:  # in this order, as sum() rounds otherwise
+        seconds += report.duration
+    start = float(getattr(reports[0], "start", None) or at)
+    ms, start_ms = round(seconds * 1000), int(start * 1000)
+    return _PASSED % (known, ms, start_ms, seconds, start, _json(nodeid))
+
+
+def _test_of(nodeid, known, reports, at):
+    """Return a test as CTRF has it, from the reports of its phases.
+
+    `known` is what its collection told, as JSON without its braces, or None.
+    """
+    known = known or getattr(reports[0], "maestro_case", None)
+    test = json.loads("{%s}" % known) if known else _case_of(reports[0])
+    test.update(_told(reports, at))
+    test["extra"]["maestro.id"] = nodeid
+    return test
 
 
 def _case_of(report):
@@ -395,10 +416,10 @@ def _told(reports, at):
                 if not hasattr(report, "wasxfail")
                 else report.wasxfail or _why(report)
             )
-        if report.failed:
+        if report.outcome in ("failed", "rerun"):
             trace.append(report.longreprtext)
     extra = {"maestro.outcome": outcome, "maestro.seconds": seconds}
-    extra["maestro.start"] = getattr(reports[0], "start", None) or at
+    extra["maestro.start"] = float(getattr(reports[0], "start", None) or at)
     if log:
         extra["maestro.log"] = log
     told = {
@@ -437,19 +458,18 @@ _STATUS = {
 
 
 def _outcome_of(report):
-    if report.when == "???" and report.failed:
+    again = report.outcome == "rerun"
+    if report.when == "???" and (report.failed or again):
         return "crashed", "crashed"
     if hasattr(report, "wasxfail"):
         if report.skipped:
             return "xfailed", "xfailed"
         return ("xpassed", "xpassed") if report.passed else ("failed", "failed")
-    if report.failed:
+    if report.failed or again:
         word = "failed" if report.when == "call" else "error"
-        return word, word
+        return word, "rerun" if again else word
     if report.skipped:
         return "skipped", "skipped"
-    if report.outcome == "rerun":
-        return "failed", "rerun"
     return None, None
 
 
@@ -488,19 +508,6 @@ def _step(report):
     if report.failed:
         step["extra"]["maestro.message"] = _why(report)
     return step
-
-
-def _attempt(number, reports):
-    told = _told(reports, 0.0)
-    keep = ("status", "duration", "start", "message", "trace", "stdout", "stderr")
-    made = {key: told[key] for key in keep if key in told}
-    made["attempt"] = number
-    extra = told["extra"]
-    if not extra["maestro.start"]:
-        del extra["maestro.start"], made["start"]
-    extra.pop("maestro.log", None)
-    made["extra"] = extra
-    return made
 
 
 def _add_properties(told, user):
@@ -551,7 +558,7 @@ def pytest_configure(config):
                 "e": "session",
                 "tool": "pytest",
                 "version": pytest.__version__,
-                "at": time.time(),
+                "at": _now(),
                 "root": str(config.rootpath),
                 "python": "%d.%d.%d" % sys.version_info[:3],
             }
