@@ -14,6 +14,7 @@ from typing import final
 from maestro_audit_logger.errors import InvalidProof
 
 HASH_BYTES = 32
+_NODE = hashlib.sha256(b"\1")  # to copy it costs less than to make a new one
 Node = Callable[[int, int], bytes]
 
 
@@ -35,11 +36,14 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 def perfect_root(hashes: Sequence[bytes]) -> bytes:
     """Return the root over 2**k hashes."""
-    sha256, level = hashlib.sha256, list(hashes)
-    while len(level) > 1:
-        pairs = zip(level[::2], level[1::2], strict=True)
-        level = [sha256(b"\1" + left + right).digest() for left, right in pairs]
-    return level[0]
+    nodes, new = list(hashes), _NODE.copy
+    add, pending = nodes.append, iter(nodes)
+    for left, right in zip(pending, pending, strict=False):  # each adds its parent
+        hasher = new()
+        hasher.update(left)
+        hasher.update(right)
+        add(hasher.digest())
+    return nodes[-1]
 
 
 def root_hash(size: int, node: Node) -> bytes:
