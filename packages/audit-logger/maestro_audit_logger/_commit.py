@@ -6,8 +6,9 @@ batch is on its way to the device the next one fills. There is no thread that
 could be missing after a fork or still busy at exit.
 
 A leader can be interrupted anywhere (a signal handler that raises), even while
-it wakes the others. A follower therefore waits with patience, then takes the
-turn itself, and finds out what became of the batch.
+it wakes the others. A follower therefore waits with patience. It takes the turn
+itself when it finds its batch without an outcome: a batch that was not begun it
+writes, of one that was cut short in the writing it says so.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ class _Batch:
         self.error: BaseException | None = None
         self.uncertain = False
         self.begun = False  # set by the leader once it has the turn
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether there is an outcome."""
+        return bool(self.stored) or self.error is not None
 
 
 @final
@@ -193,13 +199,10 @@ class Committer:
                     batch.waiters.append(waiter)
                 place = len(batch.bodies)
                 batch.bodies.append(body)
-            leading = leading or not waiter.acquire(timeout=_PATIENCE_S)
-            if leading:
+            if not leading:
+                waiter.acquire(timeout=_PATIENCE_S)
+            if leading or not batch.settled:
                 self._lead(batch)
-        except BaseException:
-            if leading and batch is not None and batch.error is None:
-                batch.error, batch.uncertain = InterruptedError(_INTERRUPTED), True
-            raise
         finally:
             try:
                 if leading and batch is not None:
@@ -214,7 +217,7 @@ class Committer:
     def _lead(self, batch: _Batch) -> None:
         with self._turn:
             if batch.begun:  # by another, who has not woken all
-                if not batch.stored and batch.error is None:
+                if not batch.settled:
                     batch.error, batch.uncertain = InterruptedError(_INTERRUPTED), True
                 return
             self._shut(batch)

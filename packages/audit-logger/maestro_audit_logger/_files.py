@@ -78,24 +78,23 @@ class FolderLock:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the lock exclusively."""
-        self.acquire()
+        fd = self.open()
         try:
+            flock(fd, LOCK_EX)
             yield
         finally:
-            self.release()
+            flock(fd, LOCK_UN)
 
-    def acquire(self) -> None:
-        """Wait for the lock; the plain form costs less than a context manager."""
-        fd = self._fd
-        if fd is None:
+    def open(self) -> int:
+        """Return the file to lock, for those to whom a context manager costs much.
+
+        They call `flock` themselves, as `held` does: between a Python function
+        and its caller an interrupt could leave the lock behind.
+        """
+        if self._fd is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            fd = self._fd = os.open(self._path, flags, 0o640)
-        flock(fd, LOCK_EX)
-
-    def release(self) -> None:
-        """Let the next one write."""
-        if self._fd is not None:
-            flock(self._fd, LOCK_UN)
+            self._fd = os.open(self._path, flags, 0o640)
+        return self._fd
 
     def close(self) -> None:
         """Close the file; idempotent. In a forked child the parent keeps its lock."""

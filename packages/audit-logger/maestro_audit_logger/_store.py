@@ -14,6 +14,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from fcntl import LOCK_EX, LOCK_UN, flock
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, final
@@ -93,11 +94,12 @@ class Store:
         """Write the bodies as the next lines; the caller syncs afterwards."""
         result = Appended()
         try:
-            self.lock.acquire()
+            lock = self.lock.open()
             try:
+                flock(lock, LOCK_EX)
                 self._write(self._ready(bodies), bodies, result)
             finally:
-                self.lock.release()
+                flock(lock, LOCK_UN)
         except (OSError, LogDamaged) as error:
             result.error = error
         return result
@@ -109,8 +111,9 @@ class Store:
             OSError: it is not stored, but a part of it may be in the file.
             LogDamaged: the files cannot be read.
         """
-        self.lock.acquire()
+        lock = self.lock.open()
         try:
+            flock(lock, LOCK_EX)
             tail = self._ready_for(body)
             seq = tail.seq + 1
             line = b'{"seq":%d,"prev":"%s",%s' % (seq, tail.prev.encode(), body)
@@ -128,7 +131,7 @@ class Store:
                 tail.day = body[6:16]
             return stored
         finally:
-            self.lock.release()
+            flock(lock, LOCK_UN)
 
     def leaves(self, done: int) -> list[bytes] | None:
         """Return the leaf hashes after line `done`; None when not all are known.

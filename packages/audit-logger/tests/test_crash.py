@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import fcntl
+import itertools
 import json
 import os
 import random
@@ -519,25 +521,117 @@ class Interrupted(BaseException):
 
 
 def interrupt_often(work, times, rng):
-    """Run `work` again and again, interrupted at random moments; return the count."""
-    hits = 0
+    """Run `work` again and again, interrupted at random moments; return the count.
+
+    Every other time a second signal follows on the heels of the first.
+    """
+    hits = left = 0
 
     def strike(*_):
-        raise Interrupted
+        nonlocal left
+        if left:
+            left -= 1
+            if left:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 5e-5))
+            raise Interrupted
 
     before = signal.signal(signal.SIGALRM, strike)
     try:
         while hits < times:
             try:
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 4e-4), 0.01)
-                while True:
-                    work()
+                try:
+                    wanted = left = hits % 2 + 1
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 4e-4))
+                    while left == wanted:  # a finalizer may swallow a strike
+                        work()
+                finally:
+                    left = 0  # from here on none strikes
             except Interrupted:
                 hits += 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     return hits
+
+
+def struck(work, moment, number):
+    """Run `work`; at its n-th call, or return from C, so many signals come at once.
+
+    Those are the moments at which CPython looks for signals: it raises for the
+    first, and for the next one at the first call of a `finally`.
+    """
+    strikes, seen = {signal.SIGUSR1, signal.SIGUSR2}, 0
+
+    def strike(*_):
+        raise Interrupted
+
+    def watch(frame, event, _):
+        nonlocal seen
+        name = frame.f_code.co_filename
+        if event in {"call", "c_return"} and (
+            "maestro" in name or "contextlib" in name
+        ):
+            seen += 1
+            if seen == moment:
+                sys.setprofile(None)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, strikes)
+
+    before = {s: signal.signal(s, strike) for s in strikes}
+    signal.pthread_sigmask(signal.SIG_BLOCK, strikes)
+    for one in sorted(strikes)[:number]:
+        signal.pthread_kill(threading.get_ident(), one)
+    try:
+        try:
+            sys.setprofile(watch)
+            work()
+        finally:
+            sys.setprofile(None)
+            for one in strikes:
+                signal.signal(one, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, strikes)
+            for one in strikes:
+                signal.signal(one, before[one])
+    except Interrupted:
+        pass
+    return seen >= moment
+
+
+# Between open() and its `with` an interrupt leaves the closing to the collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize(
+    ("many", "every", "step"), [(False, 9999, 1), (True, 9999, 1), (False, 1, 11)]
+)
+def test_signals_at_each_moment_leave_the_log_to_other_processes(
+    make_log, folder, monkeypatch, signals, many, every, step
+):
+    """The folder's lock is free at once, although this process lives on."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    audit = make_log(checkpoint_every=every)
+    kept = []
+
+    def work():
+        if many:
+            kept.extend(audit.record_many([{"action": "a.b"}] * 2))
+        else:
+            kept.append(audit.record("a.b"))
+
+    fd = os.open(folder / "lock", os.O_RDONLY)
+    try:
+        for moment in itertools.count(1, step):
+            if not struck(work, moment, signals):
+                break
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises when it is taken
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            work()
+    finally:
+        os.close(fd)
+    assert moment > 20
+    report = audit.verify(full=True)
+    assert report.ok, report.explain()
+    stored = {e.seq: e.leaf_hash for e in audit.query()}
+    assert [r for r in kept if stored.get(r.seq) != r.leaf_hash] == []
 
 
 def join_a_leader(audit):
@@ -595,8 +689,10 @@ def test_a_leader_interrupted_while_it_wakes_leaves_nobody_waiting(
     assert audit.verify(full=True).ok
 
 
-def test_a_leader_interrupted_before_it_leads_is_replaced(make_log, monkeypatch):
-    """The follower writes the batch itself: nothing was begun."""
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_leader_interrupted_before_it_leads_is_replaced(make_log, monkeypatch, twice):
+    """The follower writes the batch itself: nothing was begun. The second time the
+    leader is struck it has not even shut the batch, nor woken anybody."""
     audit = make_log(durability="os")
     lead, shut, struck = Committer._lead, Committer._shut, []
 
@@ -608,7 +704,7 @@ def test_a_leader_interrupted_before_it_leads_is_replaced(make_log, monkeypatch)
         lead(self, batch)
 
     def cut_shut(self, batch):
-        if len(struck) == 1:
+        if twice and len(struck) == 1:
             struck.append("shut")
             raise Interrupted
         shut(self, batch)
@@ -623,12 +719,35 @@ def test_a_leader_interrupted_before_it_leads_is_replaced(make_log, monkeypatch)
     assert audit.verify(full=True).ok
 
 
+def test_a_leader_interrupted_while_it_writes_leaves_the_batch_uncertain(
+    make_log, monkeypatch
+):
+    """Nobody can tell what is stored, so nobody is told that it is."""
+    audit = make_log(durability="os")
+    run, cut = Committer._run, []
+
+    def cut_run(self, batch):
+        if not cut:
+            cut.append(batch)
+            raise Interrupted
+        run(self, batch)
+
+    monkeypatch.setattr(Committer, "_run", cut_run)
+    got = join_a_leader(audit)
+    assert isinstance(got["leader"], Interrupted)
+    assert got["follower"].uncertain
+    audit.record("a.b")
+    assert audit.verify(full=True).ok
+
+
 # Between open() and its `with` an interrupt leaves the closing to the collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("others", [0, 3])
-def test_an_exception_at_any_moment_leaves_a_sound_log(make_log, others):
+def test_an_exception_at_any_moment_leaves_a_sound_log(make_log, others, monkeypatch):
     """No lock stays taken, no number is used twice, nothing acknowledged is lost."""
+    # That of pytest is Python code: a strike in it would fail the test.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     audit = make_log(checkpoint_every=64)
     stop = threading.Event()
     receipts = []
