@@ -2,7 +2,8 @@
 
 Exit codes: 0 done or yes; 1 no (nothing found, unhealthy, refused); 2 a mistake in the
 command line or a value; 3 the lock or registration was lost while CMD ran; 4 the store
-is not there or cannot be reached; 130 interrupted. `register` and `lock` end with CMD's
+is not there or cannot be reached; 130 interrupted. What is lost before CMD starts is a
+1: CMD does not run then. `register` and `lock` end with CMD's
 own exit code, or with 127 or 126 when it is not found or cannot be run.
 
 Only register, lock, serve, claim, freeze and announce make a SQLite file that is not
@@ -344,6 +345,8 @@ def _register(args: Any) -> int:
             signal.signal(number, _raise_terminated)
         if early:
             raise _Terminated(early[0])
+        if handle.lost.is_set():
+            return _fail("another process took the id; CMD was not started", NO)
         code = _run(command, {"MAESTRO_INSTANCE": handle.instance.id}, handle.lost)
         return LOST if handle.lost.is_set() else code
 
@@ -355,13 +358,10 @@ def _lock(args: Any) -> int:
     with _open(args, create=True) as registry:
         lock = registry.lock(args.name, ttl=args.ttl, timeout=args.timeout)
         with lock:
-            code = _run(command, {"MAESTRO_FENCE": str(lock.fence)}, lock.lost)
+            fence = lock.guard()  # a machine that slept here must not start CMD
+            code = _run(command, {"MAESTRO_FENCE": str(fence)}, lock.lost)
             if lock.lost.is_set():
-                print(
-                    "maestro-registry: the lock was lost; CMD was ended",
-                    file=sys.stderr,
-                )
-                return LOST
+                return _fail("the lock was lost; CMD was ended", LOST)
             return code
 
 

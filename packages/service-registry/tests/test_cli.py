@@ -82,14 +82,41 @@ def test_a_lock_that_is_held_is_told(url, capsys):
     assert "held by me" in capsys.readouterr().err
 
 
-def test_a_lost_lock_ends_the_command(url):
-    process = start(url, "lock", "job", "--ttl", "0.5", "--", "sleep", "60")
+def test_a_lost_lock_ends_the_command(url, tmp_path):
+    script = f"touch {tmp_path}/runs; exec sleep 60"
+    process = start(url, "lock", "job", "--ttl", "0.5", "--", "sh", "-c", script)
+    wait_until((tmp_path / "runs").exists)
     with ServiceRegistry.open(url) as registry:
-        (record,) = wait_until(lambda: registry.store.read("l/").records)
+        (record,) = registry.store.read("l/").records
         registry.store.revoke([record.lease])
         _, err = process.communicate(timeout=20)
     assert process.returncode == 3
     assert "the lock was lost" in err
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [("lock", ["lock", "job"]), ("register", ["register", "web", "--port", "1"])],
+)
+def test_what_is_lost_before_the_command_starts_keeps_it_from_starting(
+    url, tmp_path, monkeypatch, capsys, made, words
+):
+    real = getattr(ServiceRegistry, made)
+
+    def lossy(*args, **options):
+        found = real(*args, **options)
+        if made == "register":
+            found.lost.set()
+        else:
+            acquire = found.acquire
+            found.acquire = lambda: (acquire(), found._gone("it slept"))
+        return found
+
+    monkeypatch.setattr(ServiceRegistry, made, lossy)
+    mark = tmp_path / "ran"
+    assert run(url, *words, "--", "touch", str(mark)) == 1
+    assert not mark.exists()
+    assert "maestro-registry: " in capsys.readouterr().err
 
 
 def test_a_killed_holder_takes_its_command_along(url, tmp_path):
