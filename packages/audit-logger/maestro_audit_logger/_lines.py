@@ -18,7 +18,7 @@ from maestro_audit_logger._segments import (
     Segment,
     describe_damage,
     explains,
-    is_object,
+    torn_at_braces,
 )
 from maestro_audit_logger._tiles import TILE_HEIGHT, TILE_WIDTH, Tiles, tile_name
 from maestro_audit_logger.errors import LogDamaged
@@ -26,6 +26,7 @@ from maestro_audit_logger.errors import LogDamaged
 _SYSTEM = f'"action":"{SYSTEM_PREFIX}'.encode()
 _MAX_DAMAGE = 4 << 20
 _BRACE = ord("}")
+_REMEMBERED = 16  # lines that crash after crash may have torn
 _LEAF = sha256(b"\0")  # to copy it costs less than to make a new one
 ENVELOPE = [
     "seq",
@@ -82,9 +83,9 @@ class LineCheck:
         self._bad: list[bytes] = []
         self._bad_size = 0
         self._bad_where = ""
-        self._torn_before: list[bytes] = []  # the line before, torn at an inner brace
-        self._last_line = b""
-        self._unparsed: tuple[int, str, str] | None = None  # line, file, why
+        self._torn_before: list[bytes] = []  # the lines before, torn at inner braces
+        self._recent: list[bytes] = []
+        self._unparsed: list[tuple[int, str, str]] = []  # line, file, why
         self._differing: dict[str, int] = {}
         self.number = 0
         self.first = 1
@@ -191,9 +192,12 @@ class LineCheck:
         good = len(leaves) - before
         self.number, self._prev = self.number + good, prev
         if good:
-            self._last_line = lines[at + good - 1]
+            self._remember(lines[at : at + good])
             self._compare()
         return good
+
+    def _remember(self, lines: list[bytes]) -> None:
+        self._recent = [*self._recent, *lines][-_REMEMBERED:]
 
     def _one(self, line: bytes, where: str) -> None:
         """Check one line that may be anything."""
@@ -206,10 +210,10 @@ class LineCheck:
         elif _SYSTEM in line:
             self._system_line(line, where)
         if self._full and not self._bad:
-            self._end_unparsed()  # this line has not explained the one before
             self._parse(self.number, line, where)
         digest = sha256(b"\0" + line).digest()
-        self._prev, self._last_line = hexlify(digest), line
+        self._prev = hexlify(digest)
+        self._remember([line])
         self._tree.partial.append(digest)
         self._compare()
 
@@ -238,8 +242,7 @@ class LineCheck:
                 return
         else:
             self._bad_where = where
-            last = self._last_line
-            self._torn_before = [last] if last and not is_object(last) else []
+            self._torn_before = torn_at_braces(self._recent)
         self._bad.append(line)
         self._bad_size += len(line)
         if self._bad_size > _MAX_DAMAGE:
@@ -284,10 +287,10 @@ class LineCheck:
         return first - 1 if kept and kept[0] != self._tree.partial[at] else 0
 
     def _end_unparsed(self) -> None:
-        """Nothing has explained the line that is no JSON: say so."""
-        if self._unparsed is not None:
-            self._findings.tampered("not-a-record", *self._unparsed)
-            self._unparsed = None
+        """Nothing has explained the lines that are no JSON: say so."""
+        for unparsed in self._unparsed:
+            self._findings.tampered("not-a-record", *unparsed)
+        self._unparsed = []
 
     def _torn(self, rest: bytes, where: str, *, last: bool) -> None:
         self._end_damage()
@@ -317,7 +320,8 @@ class LineCheck:
         except (ValueError, KeyError, TypeError):
             return
         if action == "audit.recovered":
-            before = describe_damage(number - 1, [self._last_line])
+            torn = torn_at_braces(self._recent) or self._recent[-1:]
+            before = describe_damage(number - len(torn), torn)
             if explains(line, before):
                 self._explained(before.first, before.last, before.size)
             else:
@@ -346,8 +350,7 @@ class LineCheck:
             )
 
     def _explained(self, first: int, last: int, size: int) -> None:
-        if self._unparsed is not None and first <= self._unparsed[0] <= last:
-            self._unparsed = None
+        self._unparsed = [u for u in self._unparsed if not first <= u[0] <= last]
         self._findings.add(
             "recovered",
             first,
@@ -366,8 +369,11 @@ class LineCheck:
             if names == ENVELOPE:
                 event_from(stored, line)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            self._unparsed = (number, where, str(error))
+            self._unparsed.append((number, where, str(error)))
+            if len(self._unparsed) > _REMEMBERED:
+                self._end_unparsed()
             return
+        self._end_unparsed()  # this line has not explained those before
         if names != ENVELOPE:
             self._findings.tampered(
                 "foreign-keys", number, where, f"expected {ENVELOPE}, got {names}"

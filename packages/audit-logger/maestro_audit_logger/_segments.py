@@ -12,7 +12,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -216,20 +216,23 @@ def explains(line: bytes, damage: Damage) -> bool:
     return bool(action == "audit.recovered" and found == wanted)
 
 
-def is_object(line: bytes) -> bool:
-    """Tell whether this is one whole JSON object."""
+def torn_at_braces(lines: Sequence[bytes]) -> list[bytes]:
+    """Return the last of these sound lines as far as they are no JSON objects.
+
+    A crash can tear a line just behind an inner brace: it looks whole. The next
+    writer closed it, and died before it could say so; perhaps just there, too.
+    """
+    start = len(lines)
+    while start and not _is_object(lines[start - 1]):
+        start -= 1
+    return list(lines[start:])
+
+
+def _is_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _torn_at_a_brace(last: bytes) -> list[bytes]:
-    """Return this line, the last sound one, if a crash has torn it at an inner brace.
-
-    It looks whole. The next writer closed it, and died before it could say so.
-    """
-    return [last] if last and not is_object(last) else []
 
 
 def read_tail(folder: Path, identity: Identity) -> Tail | None:
@@ -260,7 +263,7 @@ def _tail_of(segments: list[Segment], identity: Identity) -> Tail:
         number, prev = segment.first, _end_of_previous(segments, identity)
     day, sound_seq, sound_prev = b"", number - 1, prev
     bad: list[bytes] = []
-    last = b""
+    good: list[bytes] = []
     for line in lines:
         head = HEAD.match(line)
         sound = (
@@ -270,7 +273,7 @@ def _tail_of(segments: list[Segment], identity: Identity) -> Tail:
             and line.endswith(b"}")
         )
         if not sound and not bad:
-            bad = _torn_at_a_brace(last)
+            bad = torn_at_braces(good)
         if bad:
             explained = sound and explains(
                 line, describe_damage(number - len(bad), bad)
@@ -284,12 +287,14 @@ def _tail_of(segments: list[Segment], identity: Identity) -> Tail:
         prev = leaf_hash(line).hex()
         if not bad and head is not None:
             day = head[3][:10]
-            sound_seq, sound_prev, last = number, prev, line
+            sound_seq, sound_prev = number, prev
+            good.append(line)
         number += 1
-    bad = bad or _torn_at_a_brace(last)
-    head = HEAD.match(last)
-    if head is not None and bad and bad[0] is last:
-        sound_seq, sound_prev = sound_seq - 1, head[2].decode()
+    looked_sound = torn_at_braces(good)
+    bad = bad or looked_sound[:]
+    head = HEAD.match(looked_sound[0]) if looked_sound else None
+    if head is not None:
+        sound_seq, sound_prev = int(head[1]) - 1, head[2].decode()
     if torn:
         bad.append(torn)
         prev = leaf_hash(torn).hex()

@@ -473,6 +473,42 @@ def test_every_prefix_of_the_last_write_recovers(make_log, folder):
             assert events(audit)[-1] == 3
 
 
+def braces(path):
+    """Return the places behind the inner braces of the line before the last."""
+    data = path.read_bytes()
+    end = data.rfind(b"\n", 0, -1)
+    start = data.rfind(b"\n", 0, end) + 1
+    return [at + 1 for at in range(start, end - 1) if data[at] == ord("}")]
+
+
+@pytest.mark.parametrize("crashes", [2, 3])
+def test_crash_after_crash_at_an_inner_brace_is_explained_as_one(
+    make_log, folder, crashes
+):
+    """Each writer dies while it explains the lines of those before it. All of them
+    look whole, and continue the chain."""
+    with make_log() as audit:
+        audit.record("a.b", data={"n": {"deep": {"er": 2}}})
+        audit.record("a.b", data={"n": 3})
+    path = folder / f"{1:020d}.jsonl"
+    rng = random.Random(crashes)
+    for cut in braces(path):
+        start = path.read_bytes()
+        for crash in range(crashes):
+            place = cut if crash == 0 else rng.choice(braces(path))
+            path.write_bytes(path.read_bytes()[:place])
+            for name in ("checkpoint", "checkpoints"):
+                (folder / name).unlink(missing_ok=True)
+            with make_log() as audit:
+                audit.record("a.b", data={"n": 4})
+        for full in (False, True):
+            report = verify_log(folder, full=full)
+            assert report.status == "damaged", (cut, report.explain())
+        assert [(f.kind, f.seq) for f in report.findings] == [("recovered", 2)]
+        assert events(audit) == [4]
+        path.write_bytes(start)
+
+
 def test_a_damaged_region_of_several_lines_is_explained_as_one(make_log, folder):
     """Zeroed pages can hide line ends; lines after them are part of the damage."""
     with make_log() as audit:
