@@ -66,7 +66,10 @@ def checked_name(setting: str, value: object) -> str:
 
 def _create(path: Path, origin: str, files: Files, first_body: FirstBody) -> Identity:
     """Make a log with its first record; log.json comes last and makes it one."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
     path.mkdir(parents=True, exist_ok=True)
+    for folder in missing or [path]:  # who made it may have crashed before this
+        files.sync_parent(folder)
     lock = FolderLock(path)
     try:
         with lock.held():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import threading
 from pathlib import Path
 from typing import Any, Literal, final
 
 from maestro_audit_logger._event import Receipt
+from maestro_audit_logger._files import Files
 from maestro_audit_logger.errors import AuditUnavailable, InvalidSetting
 
 OnFailure = Literal["raise", "spill", "drop"]
@@ -38,16 +40,19 @@ class Fallback:
             )
         self._policy = policy
         self._folder = spill_folder
-        self._lock = threading.Lock()  # guards the counts below
+        # Guards all below; a signal handler may come in while its thread spills.
+        self._lock = threading.RLock()
         self.gap: dict[str, Any] = {}  # what the log has yet to be told
-        self._digest = hashlib.sha256()
+        self._path: Path | None = None  # nobody else writes into this file
+        self._digest = hashlib.sha256()  # of all of it
         self.lost = 0
         self.spilled = 0
 
     def after_fork(self) -> None:
-        """Leave the parent's gap to the parent."""
-        self._lock = threading.Lock()
+        """Leave the parent's gap and file to the parent."""
+        self._lock = threading.RLock()
         self.gap = {}
+        self._path = None
 
     def handle(
         self, error: AuditUnavailable, body: bytes, ts: str, policy: OnFailure | None
@@ -56,10 +61,10 @@ class Fallback:
         chosen = policy or self._policy
         if chosen == "raise" or (chosen == "spill" and self._folder is None):
             raise error
-        if chosen == "spill":
-            self._spill(error, body)
         with self._lock:
-            self._count(chosen, body, ts)
+            if chosen == "spill":
+                self._spill(error, b"{" + body + b"\n")
+            self._count(chosen, ts)
         fate: Literal["spilled", "dropped"] = (
             "spilled" if chosen == "spill" else "dropped"
         )
@@ -71,9 +76,6 @@ class Fallback:
         """Return what to write about the gap, and forget it."""
         with self._lock:
             gap, self.gap = self.gap, {}
-            if gap.get("spilled"):
-                gap["spill_sha256"] = self._digest.hexdigest()
-            self._digest = hashlib.sha256()
             return gap
 
     def give_back(self, gap: dict[str, Any]) -> None:
@@ -84,34 +86,46 @@ class Fallback:
                 gap["lost"] += newer["lost"]
                 gap["spilled"] += newer["spilled"]
                 gap["last_ts"] = newer["last_ts"]
+                if files := gap.get("spill_files", {}) | newer.get("spill_files", {}):
+                    gap["spill_files"] = files
 
-    def _count(self, chosen: OnFailure, body: bytes, ts: str) -> None:
+    def _count(self, chosen: OnFailure, ts: str) -> None:
         gap = self.gap or {"lost": 0, "spilled": 0, "first_ts": ts}
         gap["last_ts"] = ts
         if chosen == "spill":
+            assert self._path is not None  # _spill has made it
             gap["spilled"] += 1
+            files = gap.setdefault("spill_files", {})  # and their digests so far
+            files[self._path.name] = self._digest.hexdigest()
             self.spilled += 1
-            self._digest.update(body + b"\n")
         else:
             gap["lost"] += 1
             self.lost += 1
         self.gap = gap
 
-    def _spill(self, error: AuditUnavailable, body: bytes) -> None:
+    def _spill(self, error: AuditUnavailable, line: bytes) -> None:
+        """Append a line, durably and whole; a file that may be torn is given up."""
         assert self._folder is not None  # handle() checked it
+        path, digest = self._path, self._digest
+        self._path = None
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"spill-{os.getpid()}.jsonl"
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            fd = os.open(path, flags, 0o640)
+            fresh = path is None
+            if path is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                name = f"spill-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+                path, digest = self._folder / name, hashlib.sha256()
+            files = Files()
+            fd = files.open_append(path)
             try:
-                line = b"{" + body + b"\n"
-                if os.write(fd, line) != len(line):
-                    raise error
-                os.fsync(fd)
+                files.write_all(fd, line)
+                files.sync(fd)
             finally:
                 os.close(fd)
+            if fresh:
+                files.sync_folder(self._folder)
         except OSError as second:
             raise AuditUnavailable(
                 error.path, f"{error.reason}; and the spill failed: {second}"
             ) from second
+        digest.update(line)
+        self._path, self._digest = path, digest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -37,6 +37,14 @@ class Files:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def sync_parent(self, path: Path) -> None:
+        """Put the name of a new file or folder on the device, where that is allowed.
+
+        Who may make something in a folder may still not open the folder itself.
+        """
+        with suppress(PermissionError):
+            self.sync_folder(path.absolute().parent)
 
     def replace(self, path: Path, data: bytes, *, durable: bool = True) -> None:
         """Put a whole file in place: readers see the old one or the new one."""

@@ -72,10 +72,15 @@ class PrivateValues:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=30)
-        # No write-ahead log: it would keep erased values until the next checkpoint.
-        connection.execute("pragma journal_mode = delete")
-        connection.execute("pragma synchronous = full")
-        connection.execute("pragma secure_delete = on")
-        if connection.execute("pragma user_version").fetchone()[0] == 0:
-            connection.executescript(_SCHEMA)
+        try:
+            # No write-ahead log: it would keep erased values until the next
+            # checkpoint.
+            connection.execute("pragma journal_mode = delete")
+            connection.execute("pragma synchronous = full")
+            connection.execute("pragma secure_delete = on")
+            if connection.execute("pragma user_version").fetchone()[0] == 0:
+                connection.executescript(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
         return connection

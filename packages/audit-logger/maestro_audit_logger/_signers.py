@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, final
 
 from maestro_audit_logger._creation import checked_name
+from maestro_audit_logger._files import Files
 from maestro_audit_logger._note import HmacKey, epoch_of, next_key, seal
 from maestro_audit_logger.errors import InvalidNote, KeyExists
 
@@ -115,6 +116,7 @@ def write_key(path: str | os.PathLike[str], line: bytes, opener: str) -> None:
         if os.write(fd, line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
         os.fsync(fd)
+        Files().sync_parent(Path(path))
     except BaseException:
         Path(path).unlink()
         raise

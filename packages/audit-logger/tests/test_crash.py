@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -247,19 +248,66 @@ def test_a_failed_sync_is_never_retried(make_log, folder):
 
 
 def test_spilled_events_are_kept_elsewhere_and_the_log_says_so(make_log, tmp_path):
-    """A second folder takes them, synced; the gap record has their digest."""
+    """A second folder takes them, synced; the gap record has their digest, also
+    after it could not be written itself."""
     files = Flaky()
     audit = make_log(files=files, on_failure="spill", spill_to=tmp_path / "spill")
     files.room = 0
-    receipt = audit.record("a.b", data={"n": 1})
-    assert (receipt.fate, receipt.seq) == ("spilled", 0)
+    for n in (1, 2, 3):
+        receipt = audit.record("a.b", data={"n": n})
+        assert (receipt.fate, receipt.seq) == ("spilled", 0)
     files.room = None
-    audit.record("a.b", data={"n": 2})
-    spilled = next((tmp_path / "spill").iterdir()).read_text("utf-8")
-    assert json.loads(spilled)["data"] == {"n": 1}
+    audit.record("a.b", data={"n": 4})
+    (path,) = (tmp_path / "spill").iterdir()
+    lines = path.read_text("utf-8").splitlines()
+    assert [json.loads(line)["data"]["n"] for line in lines] == [1, 2, 3]
     gap = next(audit.query(action="audit.gap"))
-    assert gap.data["spilled"] == 1
+    assert gap.data["spilled"] == 3
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert gap.data["spill_files"] == {path.name: digest}
     assert audit.verify().ok
+
+
+def test_threads_spill_whole_lines_in_the_order_of_their_digest(make_log, tmp_path):
+    """And a spilled line that did not fit leaves its file to those before it."""
+    files = Flaky()
+    audit = make_log(files=files, on_failure="spill", spill_to=tmp_path / "spill")
+    files.room = 0
+
+    def work():
+        for _ in range(20):
+            audit.record("a.b")
+
+    def spill():
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    spill()
+    (first,) = (tmp_path / "spill").iterdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (first.stat().st_size + 9, hard))
+    try:
+        with pytest.raises(AuditUnavailable, match="and the spill failed"):
+            audit.record("a.b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    spill()
+    files.room = None
+    audit.record("a.b")
+    gap = next(audit.query(action="audit.gap"))
+    assert gap.data["spilled"] == 160
+    assert gap.data["spill_files"][first.name] == digest
+    (second,) = set((tmp_path / "spill").iterdir()) - {first}
+    digest = hashlib.sha256(second.read_bytes()).hexdigest()
+    assert gap.data["spill_files"][second.name] == digest
+    lines = second.read_text("utf-8").splitlines()
+    assert len([json.loads(line) for line in lines]) == 80
 
 
 def test_an_action_does_not_run_without_its_intent(make_log):
@@ -295,6 +343,33 @@ def test_a_read_only_folder_is_refused(public_folder, as_nobody):
             AuditLogger(public_folder / "audit", origin="x")
 
     public_folder.chmod(0o555)
+    assert as_nobody(work) == 0
+
+
+def test_the_names_of_a_new_log_are_synced_before_it_is_one(tmp_path):
+    """A power cut would take back the whole folder, and what was acknowledged."""
+    folder, synced = tmp_path / "srv" / "app" / "audit", []
+
+    class Noting(Files):
+        def sync_folder(self, path):
+            if not (folder / "log.json").exists():
+                synced.append(path)
+            super().sync_folder(path)
+
+    with AuditLogger(folder, origin="x", actor=Actor.user("u"), files=Noting()):
+        assert set(synced) >= {tmp_path, tmp_path / "srv", tmp_path / "srv" / "app"}
+
+
+def test_a_log_is_made_where_its_folder_may_be_made_but_not_listed(
+    public_folder, as_nobody
+):
+    """Its parent cannot be opened to sync it."""
+    public_folder.chmod(0o733)
+
+    def work():
+        with AuditLogger(public_folder / "audit", origin="x", actor=Actor.user("u")):
+            pass
+
     assert as_nobody(work) == 0
 
 
