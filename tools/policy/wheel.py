@@ -21,7 +21,7 @@ OVER = {
     "audit-logger": 124 * 1024,
     "orchestration-core": 144 * 1024,
     "resilience": 94 * 1024,
-    "service-registry": 144 * 1024,
+    "service-registry": 146 * 1024,
     "test-adapters": 122 * 1024,
     "test-result-aggregator": 122 * 1024,
     "workflow-engine": 170 * 1024,
