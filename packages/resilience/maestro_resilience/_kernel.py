@@ -232,10 +232,9 @@ def _fuse_sync(fn: Function, nested: Function, fusion: Fusion) -> Function:
                 if line:
                     bulkhead._wake_line()  # type: ignore[union-attr]  # it gave the slot
             now = clock.monotonic() if timed else 0.0
+            # TimeWindow.succeeded written out, to save a call.
             if timed and now < window.bucket.end and now - started < slow:
-                window.bucket.ok += (
-                    1  # TimeWindow.succeeded written out, to save a call
-                )
+                window.bucket.ok += 1
             elif window is not None:
                 window.succeeded(started)
             if not checked:

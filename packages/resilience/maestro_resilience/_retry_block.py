@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from maestro_resilience._attempt import AttemptState
+from maestro_resilience._policy import Guard
 from maestro_resilience._runtime import SWITCH
 
 TYPE_CHECKING = False
@@ -34,7 +35,7 @@ class Block:
         return self.running
 
 
-class Attempt:
+class Attempt(Guard):
     """One try of a block; `number` counts from 1.
 
     An error inside the block is swallowed when another attempt follows, and
@@ -81,11 +82,3 @@ class Attempt:
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        return self.__exit__(kind, error, trace)

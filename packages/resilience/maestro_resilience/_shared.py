@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from maestro_resilience._signals import tell
-from maestro_resilience._state import CLOSED, HALF_OPEN, ISOLATED, OPEN
+from maestro_resilience._state import CLOSED, HALF_OPEN, ISOLATED, OPEN, State
 from maestro_resilience._window import FAILED
 from maestro_resilience.store import BreakerStore, SharedView
 
@@ -155,7 +155,7 @@ class Link:
         if breaker is None:
             return
         try:
-            view = message(self._store)
+            view = _known(message(self._store))
         except Exception as error:  # whatever the client library raises
             if isinstance(message, Report):
                 self._unsent.append(message)
@@ -174,6 +174,7 @@ class Link:
             granted, view = self._store.lease(
                 breaker.name, probe, breaker._probes, breaker._probe_lease
             )
+            _known(view)
         except Exception as error:  # whatever the client library raises
             self._failed(breaker, error)
             return None
@@ -251,6 +252,12 @@ def _serve(
         elif not waiting:
             link.exchange(partial(_load, name))
         del link, breaker, message
+
+
+def _known(view: SharedView) -> SharedView:
+    """Refuse what only another release can have written: it would end the thread."""
+    State(view.state)
+    return view
 
 
 def _load(name: str, store: BreakerStore) -> SharedView:

@@ -79,12 +79,12 @@ class Timeout(Policy):
         self.seconds = _checks.number(me, "seconds", seconds, above=0)
         self._mode = _checks.choice(me, "sync", sync, ("thread", "deadline", "signal"))
         self._max_abandoned = _checks.whole(me, "max_abandoned", max_abandoned)
-        self._abandoned: dict[Job, float] = {}
+        self._abandoned: set[Job] = set()
         self._dogs: Watchdogs | None = None  # asyncio is imported with the first task
         renew_after_fork(self)
 
     def _after_fork(self) -> None:
-        self._abandoned = {}  # their threads stayed behind in the parent
+        self._abandoned = set()  # their threads stayed behind in the parent
 
     @property
     def abandoned(self) -> int:
@@ -175,6 +175,8 @@ class Timeout(Policy):
 
         now, until, clamped = self._until()
         if len(self._abandoned) >= self._max_abandoned:
+            self._forget_ended()
+        if len(self._abandoned) >= self._max_abandoned:
             rejected = WorkersExhausted(self.name, None, len(self._abandoned))
             tell(self, "CallRejected", error=rejected)
             raise rejected
@@ -199,15 +201,21 @@ class Timeout(Policy):
 
     def _abandon(self, job: Job, started: float) -> bool:
         # Noted before the handover, so that the end of the call always finds it.
-        self._abandoned[job] = started
-        if not job.abandon(self._ended_late):
-            del self._abandoned[job]
+        self._abandoned.add(job)
+        if not job.abandon(lambda job: self._ended_late(job, started)):
+            self._abandoned.discard(job)
             return False
         tell(self, "WorkAbandoned", running=len(self._abandoned))
         return True
 
-    def _ended_late(self, job: Job) -> None:
-        started = self._abandoned.pop(job)
+    def _forget_ended(self) -> None:
+        # A second ^C, while the first one abandons a call, may leave it noted.
+        for job in list(self._abandoned):
+            if job.finished or job.dropped:
+                self._abandoned.discard(job)
+
+    def _ended_late(self, job: Job, started: float) -> None:
+        self._abandoned.discard(job)
         spent = self._clock.monotonic() - started
         tell(self, "AbandonedWorkEnded", seconds=spent, error=job.error)
 

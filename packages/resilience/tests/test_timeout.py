@@ -17,10 +17,11 @@ from maestro_resilience import (
     deadline,
     time_remaining,
 )
-from maestro_resilience._workers import WORKERS
+from maestro_resilience._workers import WORKERS, Job
 from maestro_resilience.testing import capture
 
 SHORT = 0.03
+BEGUN = 0.3  # long enough for a thread to begin, on a busy machine too
 
 
 def wait_until(condition, seconds: float = 30.0) -> None:
@@ -224,7 +225,7 @@ def test_an_async_block_is_cancelled():
 
 def test_a_sync_call_is_no_longer_waited_for():
     release = threading.Event()
-    timeout = Timeout(SHORT)
+    timeout = Timeout(BEGUN)
     with capture() as events:
         with pytest.raises(TimeoutExceeded, match="still runs") as caught:
             timeout.call(release.wait, 30)
@@ -248,7 +249,7 @@ def test_the_late_error_of_an_abandoned_call_is_told():
         raise LookupError("late")
 
     events = []
-    timeout = Timeout(SHORT, listeners=[events.append])
+    timeout = Timeout(BEGUN, listeners=[events.append])
     with pytest.raises(TimeoutExceeded):
         timeout.call(body)
     release.set()
@@ -268,9 +269,14 @@ def test_abandoned_calls_are_capped():
     release = threading.Event()
     timeout = Timeout(0.005, max_abandoned=3)
     before = threading.active_count()
-    for _ in range(3):
+
+    def fill() -> bool:
+        """Make one more call; one that has not begun in time does not count."""
         with pytest.raises(TimeoutExceeded):
             timeout.call(release.wait, 30)
+        return timeout.abandoned == 3
+
+    wait_until(fill)
     for _ in range(20):
         with pytest.raises(WorkersExhausted, match="3 timed-out calls"):
             timeout.call(release.wait, 30)
@@ -300,6 +306,26 @@ except TimeoutExceeded:
     )
     assert done.stdout == "over\n"
     assert done.returncode == 0
+
+
+def test_an_interrupt_amid_the_abandoning_takes_no_worker_for_ever(monkeypatch):
+    """The second ^C, so to say."""
+    timeout, over = Timeout(BEGUN, max_abandoned=1), threading.Event()
+
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Job, "abandon", interrupted)
+        timeout.call(over.wait, 60)
+    with pytest.raises(WorkersExhausted):
+        timeout.call(over.is_set)
+    (job,) = timeout._abandoned
+    over.set()
+    wait_until(lambda: job.finished)
+    timeout.seconds = 60  # the machine may be busy
+    assert timeout.call(over.is_set)
+    assert timeout.abandoned == 0
 
 
 # --- sync: in place ------------------------------------------------------------------------
