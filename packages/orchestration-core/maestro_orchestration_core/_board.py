@@ -5,25 +5,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
 from ._agent import Match
+from ._budget import Budget
 from ._fold import ACTIVE, STATE_EVENTS, TERMINAL, RunView, State, TaskView
 from ._log import Event
-from ._plan import Plan
+from ._messages import Reply
+from ._plan import Plan, Task
 from ._schedule import Schedule
 from ._session import Context
-from .errors import PlanError, did_you_mean
-
-if TYPE_CHECKING:
-    from ._run import Orchestrator
-from typing import TYPE_CHECKING
-
-from ._budget import Budget
-from ._messages import Reply
-from ._plan import Task
-from .errors import ApprovalError
+from .errors import ApprovalError, PlanError, did_you_mean
 
 if TYPE_CHECKING:
     from ._driver import Driver
-
+    from ._run import Orchestrator
 
 _MOVING: Final = ACTIVE | {State.READY, State.RETRYING}
 

@@ -6,27 +6,18 @@ replay and fork. A model's answer takes as many calls as it wants tools.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from ._budget import Reservation
-from ._context import estimate_tokens
-from ._messages import Reply, Usage
-from ._session import Context, Key, amounts
-from .errors import InDoubtError, ModelError, ReplayError
-
-if TYPE_CHECKING:
-    from ._turn import Turn
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ._agent import Agent
-from ._context import message_tokens
+from ._budget import Reservation
+from ._context import estimate_tokens, message_tokens
 from ._log import digest
-from ._messages import Model, Request, structured
-from .errors import LoopError, OutputError
+from ._messages import Model, Reply, Request, Usage, structured
+from ._session import Context, Key, amounts
+from .errors import InDoubtError, LoopError, ModelError, OutputError, ReplayError
 
 if TYPE_CHECKING:
     from ._turn import Turn
@@ -142,8 +133,8 @@ def _failed(
 ) -> None:
     """Journal a call that failed, with what it took."""
     context = turn.context
-    if call.effect == "unsafe" and isinstance(error, asyncio.CancelledError):
-        # Nobody knows whether it took effect.
+    if call.effect == "unsafe" and not isinstance(error, Exception):
+        # Cancelled, or a second ^C: nobody knows whether it took effect.
         context.open_unsafe.add((turn.task, turn.attempt, call.path))
         context.settle(reservation, {})
         return

@@ -5,9 +5,12 @@ import asyncio
 import getpass
 import json
 import os
+import signal
+import sqlite3
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +51,7 @@ example, with this in plan.toml:
 
 exit codes:
   0 done      1 a task failed      2 wrong use or settings      3 budget
-  4 gate      5 conflict           75 waits for a person        130 interrupted
+  4 gate      5 conflict           75 waits for a person        130 interrupted or SIGTERM
 """
 OK, FAILED, USAGE, BUDGET, GATE, CONFLICT = range(6)
 WAITS, INTERRUPTED = 75, 130
@@ -61,13 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         code: int = args.go(args)
-    except SettingsError as error:
+    # ImportError: an extra; those of the run file are SettingsError.
+    except (SettingsError, ImportError) as error:
         print(f"maestro-orchestrate: {error}", file=sys.stderr)
         return USAGE
-    except ImportError as error:  # an extra; those of the run file are SettingsError
-        print(f"maestro-orchestrate: {error}", file=sys.stderr)
-        return USAGE
-    except OrchestrationError as error:
+    except (OrchestrationError, sqlite3.Error) as error:
         print(f"maestro-orchestrate: {error}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
@@ -217,8 +218,23 @@ def _run(args: argparse.Namespace) -> int:
                 print(f"run {run.id}, journal {maestro.journal}", flush=True)
             return await run.result(wait=args.wait)
 
-    report = asyncio.run(go())
-    return _finish(args, report)
+    return _finish(args, _driven(go()))
+
+
+def _driven(work: Coroutine[Any, Any, RunReport]) -> RunReport:
+    """Return the report of a run; SIGTERM pauses it as ^C does."""
+
+    async def main() -> RunReport:
+        task = asyncio.current_task()
+        if task and threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def _budget(given: Budget | None, args: argparse.Namespace) -> Budget | None:
@@ -296,8 +312,7 @@ def _recover(args: argparse.Namespace) -> int:
         with Journal(args.journal, create=False) as journal:
             journal.require(args.run)
         maestro = file.build(journal=args.journal)
-        report = asyncio.run(maestro.run(file.plan, run_id=args.run))
-        return _finish(args, report)
+        return _finish(args, _driven(maestro.run(file.plan, run_id=args.run)))
     with Journal(args.journal, create=False) as journal:
         if args.what == "list":
             rows = [

@@ -266,7 +266,7 @@ class Driver:
             data["trace"] = found
         doubt = [k for t, n, k in board.context.open_unsafe
                  if (t, n) == (task.name, task.attempt)]  # fmt: skip
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError) and spec.timeout is not None:
             data = {"reason": "timeout", "detail": f"over {spec.timeout} s"}
         if isinstance(error, InDoubtError) or doubt:
             key = error.key if isinstance(error, InDoubtError) else doubt[0]

@@ -14,14 +14,16 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import IO, Any, Final, Literal, final
 
 from ._log import Event, RunLog, dump
 from .errors import (
     JournalError,
     JournalVersionError,
+    JournalWriteError,
     RunLockedError,
     UnknownRunError,
 )
@@ -84,6 +86,13 @@ class RunSummary:
     """started, resumed, paused, or how it finished."""
 
 
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 @final
 class Journal:
     """The runs in one SQLite file. Use it from one thread; readers may be many.
@@ -128,15 +137,14 @@ class Journal:
             raise JournalError(
                 f"not a usable journal: {error}{advice}", path=path
             ) from error
-        except JournalError:
-            self.connection.close()
+        except BaseException:
+            if hasattr(self, "connection"):
+                self.connection.close()
             raise
 
     def _prepare(self) -> None:
         db = self.connection
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-        if found > VERSION:
-            raise JournalVersionError(self.path, found=found, supported=VERSION)
+        found = self._identify()
         if self._read_only:
             if found == 0:
                 raise JournalError("not a journal", path=self.path)
@@ -147,33 +155,78 @@ class Journal:
         if found == 0:
             db.execute("BEGIN IMMEDIATE")
             if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    db.execute("ROLLBACK")
-                    raise JournalError(
-                        "a SQLite file of something else; choose another path",
-                        path=self.path,
-                    )
                 for statement in _SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version={VERSION}")
             db.execute("COMMIT")
+
+    def _identify(self) -> int:
+        """Return the version of the file, 0 for a new one, before it is changed."""
+        db = self.connection
+        db.execute("BEGIN")  # both at one moment: another process may be making it
+        found: int = db.execute("PRAGMA user_version").fetchone()[0]
+        names = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
+        db.execute("COMMIT")
+        if found > VERSION:
+            raise JournalVersionError(self.path, found=found, supported=VERSION)
+        if ("event" not in names) if found else names:
+            raise JournalError(
+                "a SQLite file of something else; choose another path", path=self.path
+            )
+        return found
 
     def open_run(
         self, run: str, *, fault: Callable[[int, str], None] | None = None
     ) -> RunLog:
         """Take the run for this process; raise RunLockedError if another has it."""
         check_run_id(run)
-        folder = self.path.with_name(self.path.name + ".locks")
-        folder.mkdir(exist_ok=True)
-        lock = (folder / run).open("ab")
+        lock = self._lock(run)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            log = RunLog(self, run, lock=lock, fault=fault)
+        except BaseException:
             lock.close()
-            raise RunLockedError(run, self.path) from None
-        log = RunLog(self, run, lock=lock, fault=fault)
+            raise
         self._logs.append(log)
         return log
+
+    def _lock_path(self, run: str) -> Path:
+        return self.path.with_name(self.path.name + ".locks") / run
+
+    def _lock(self, run: str) -> IO[bytes]:
+        path = self._lock_path(run)
+        path.parent.mkdir(exist_ok=True)
+        while True:
+            lock = path.open("ab")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.close()
+                raise RunLockedError(run, self.path) from None
+            if _is_at(lock, path):
+                return lock
+            lock.close()  # it was discarded between the open and the lock
+
+    def begin(self) -> None:
+        """Begin to write, and undo what an interrupt left open before."""
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection; what it writes is kept whole or not at all."""
+        db = self.connection
+        try:
+            self.begin()
+            yield db
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise JournalWriteError(
+                f"nothing was changed: {error}", path=self.path
+            ) from error
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
 
     def forget(self, log: RunLog) -> None:
         """Drop a closed run log."""
@@ -182,7 +235,7 @@ class Journal:
 
     def is_running(self, run: str) -> bool:
         """Tell whether a process has this run open now."""
-        path = self.path.with_name(self.path.name + ".locks") / run
+        path = self._lock_path(run)
         if not path.exists():
             return False
         with path.open("ab") as lock:
@@ -194,12 +247,15 @@ class Journal:
 
     def events(self, run: str, *, after: int = 0) -> Iterator[Event]:
         """Yield the events of a run after position `after`, in order."""
-        rows = self.connection.execute(
-            "SELECT seq, at, type, task, attempt, actor, v, data FROM event "
-            "WHERE run = ? AND seq > ? ORDER BY seq",
-            (run, after),
-        )
-        for seq, at, kind, task, attempt, actor, v, data in rows.fetchall():
+        try:
+            rows = self.connection.execute(
+                "SELECT seq, at, type, task, attempt, actor, v, data FROM event "
+                "WHERE run = ? AND seq > ? ORDER BY seq",
+                (run, after),
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(f"cannot be read: {error}", path=self.path) from error
+        for seq, at, kind, task, attempt, actor, v, data in rows:
             yield Event(
                 seq=seq, run=run, at_ns=at, type=kind, task=task, attempt=attempt,
                 actor=actor, v=v, data=self._load(data),
@@ -256,10 +312,13 @@ class Journal:
 
     def post(self, run: str, kind: str, data: Mapping[str, Any]) -> None:
         """Leave a message for the process that runs `run`, now or later."""
-        self.connection.execute(
-            "INSERT INTO inbox(run, kind, data, at) VALUES (?, ?, ?, ?)",
-            (run, kind, dump(data), self.clock()),
-        )
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO inbox(run, kind, data, at) VALUES (?, ?, ?, ?)",
+                (run, kind, dump(data), self.clock()),
+            )
+        for log in self._logs:
+            log.read_again()
 
     def cursor(self, name: str, run: str) -> int:
         """Return up to which event the reader `name` has taken a run; 0 at first."""
@@ -270,33 +329,36 @@ class Journal:
 
     def move_cursor(self, name: str, run: str, seq: int) -> None:
         """Note that the reader `name` is done with a run up to event `seq`."""
-        self.connection.execute(
-            "INSERT INTO cursor VALUES (?, ?, ?) ON CONFLICT(name, run) DO UPDATE "
-            "SET seq = max(seq, excluded.seq)",
-            (name, run, seq),
-        )
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO cursor VALUES (?, ?, ?) ON CONFLICT(name, run) DO UPDATE "
+                "SET seq = max(seq, excluded.seq)",
+                (name, run, seq),
+            )
 
     def fork(self, run: str, new: str, *, at: int | None = None) -> int:
         """Copy the first `at` events of a run to a new one; return how many."""
         self.require(run)
         check_run_id(new)
-        if self._knows(new):
-            raise JournalError(f"run {new!r} exists already", path=self.path)
         last = at if at is not None else 2**62
-        done = self.connection.execute(
-            "INSERT INTO event SELECT ?, seq, at, type, task, attempt, actor, v, data "
-            "FROM event WHERE run = ? AND seq <= ? AND type != 'run.finished'",
-            (new, run, last),
-        )
+        with self.transaction() as db:
+            if self._knows(new):
+                raise JournalError(f"run {new!r} exists already", path=self.path)
+            done = db.execute(
+                "INSERT INTO event SELECT ?, seq, at, type, task, attempt, actor, v, "
+                "data FROM event WHERE run = ? AND seq <= ? AND type != 'run.finished'",
+                (new, run, last),
+            )
         return done.rowcount
 
     def discard(self, run: str) -> None:
         """Delete a run that no process has open."""
         self.require(run)
-        self.open_run(run).close()
-        for table in ("event", "inbox", "lease", "cursor"):
-            self.connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))  # noqa: S608 - names above
-        (self.path.with_name(self.path.name + ".locks") / run).unlink(missing_ok=True)
+        with self._lock(run):
+            with self.transaction() as db:
+                for table in ("event", "inbox", "lease", "cursor"):
+                    db.execute(f"DELETE FROM {table} WHERE run = ?", (run,))  # noqa: S608 - names above
+            self._lock_path(run).unlink()
 
     def gc(self, *, keep_s: float = 30 * 86400) -> int:
         """Drop the blobs of runs finished over `keep_s` ago; return bytes freed.
@@ -305,21 +367,21 @@ class Journal:
         that has not finished keeps everything.
         """
         before = self.clock() - int(keep_s * 1e9)
-        live = [s.run for s in self.runs() if not self._old(s, before)]
-        marks = ",".join("?" * len(live))
-        used = {
-            json.loads(row[0])["$blob"]
-            for row in self.connection.execute(
-                f"SELECT data FROM event WHERE run IN ({marks}) "  # noqa: S608 - marks
-                "AND data LIKE '{\"$blob\"%'",
-                live,
-            )
-        }
-        rows = self.connection.execute("SELECT sha, length(body) FROM blob").fetchall()
-        drop = [(sha, size) for sha, size in rows if sha not in used]
-        self.connection.executemany(
-            "DELETE FROM blob WHERE sha = ?", [(sha,) for sha, _ in drop]
-        )
+        # Looked at and deleted at one moment: a run may be writing a blob meanwhile.
+        with self.transaction() as db:
+            live = [s.run for s in self.runs() if not self._old(s, before)]
+            marks = ",".join("?" * len(live))
+            used = {
+                json.loads(row[0])["$blob"]
+                for row in db.execute(
+                    f"SELECT data FROM event WHERE run IN ({marks}) "  # noqa: S608 - marks
+                    "AND data LIKE '{\"$blob\"%'",
+                    live,
+                )
+            }
+            rows = db.execute("SELECT sha, length(body) FROM blob").fetchall()
+            drop = [(sha, size) for sha, size in rows if sha not in used]
+            db.executemany("DELETE FROM blob WHERE sha = ?", [d[:1] for d in drop])
         if drop:
             self.connection.execute("VACUUM")
         return sum(size for _, size in drop)

@@ -163,11 +163,9 @@ class RunLog:
         self._journal, self._run, self._lock, self._fault = journal, run, lock, fault
         self._pending: list[_Row] = []
         self._taken: list[int] = []
-        self._broken: Exception | None = None
-        row = journal.connection.execute(
-            "SELECT max(seq) FROM event WHERE run = ?", (run,)
-        ).fetchone()
-        self._seq = row[0] or 0
+        self._broken = ""
+        self._cut = False
+        self._seq = self._last_on_disk()
         self._inbox_version = -1
 
     def append(
@@ -190,7 +188,7 @@ class RunLog:
         """Write what was appended in one transaction; raise JournalWriteError."""
         if self._broken:
             raise JournalWriteError(
-                f"closed after a failed write: {self._broken}", path=self._journal.path
+                f"nothing more can be written: {self._broken}", path=self._journal.path
             )
         if not self._pending and not self._taken:
             return
@@ -198,26 +196,42 @@ class RunLog:
             for row in self._pending:
                 self._fault(row[1], "before")
         try:
+            if self._cut:
+                self._look_again()
+            self._cut = True
             self._write(full=full)
         except sqlite3.Error as error:
-            self._broken = error
+            self._broken = f"a write failed: {error}"
             raise JournalWriteError(
                 f"cannot write {len(self._pending)} events: {error}; run again once "
                 "there is room, it goes on from the last event on disk",
                 path=self._journal.path,
             ) from error
         written, self._pending, self._taken = self._pending, [], []
+        self._cut = False
         if self._fault:
             for row in written:
                 self._fault(row[1], "after")
+
+    def _last_on_disk(self) -> int:
+        found = self._journal.connection.execute(
+            "SELECT max(seq) FROM event WHERE run = ?", (self._run,)
+        )
+        return found.fetchone()[0] or 0
+
+    def _look_again(self) -> None:
+        """Forget what is on disk: ^C cut the write before, nobody knows where."""
+        self._journal.begin()  # undoes what is not
+        last = self._last_on_disk()
+        self._pending = [row for row in self._pending if row[1] > last]
 
     def _write(self, *, full: bool) -> None:
         db = self._journal.connection
         full = full or self._journal.durability == "full"
         if full:
             db.execute("PRAGMA synchronous=FULL")
-        db.execute("BEGIN IMMEDIATE")
         try:
+            self._journal.begin()
             db.executemany(
                 "INSERT INTO event VALUES (?,?,?,?,?,?,?,?,?)",
                 [_stored(db, row) for row in self._pending],
@@ -239,6 +253,10 @@ class RunLog:
         """Return the events of this run on disk, in order."""
         return list(self._journal.events(self._run))
 
+    def read_again(self) -> None:
+        """Look at the inbox next time: SQLite tells of other connections' posts only."""
+        self._inbox_version = -1
+
     def inbox(self) -> list[tuple[int, str, dict[str, Any]]]:
         """Return messages of other processes; they go with the next flush."""
         db = self._journal.connection
@@ -259,6 +277,7 @@ class RunLog:
             if not self._broken:
                 self.flush()
         finally:
+            self._broken = self._broken or "the run was closed"
             self._lock.close()
             self._journal.forget(self)
 

@@ -6,6 +6,7 @@ descend from the child. Without /proc (not Linux) only the group is killed.
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ MARK: Final = "MAESTRO_RUN_MARK"
 _TAIL_LINES: Final = 200
 _LINE_LIMIT: Final = 65536
 _GRACE_S: Final = 5.0
+_LOOK_S: Final = 0.05
 _UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -205,17 +207,18 @@ async def run_process(
         on_spawn: Called once it runs.
         grace: Seconds between SIGTERM and SIGKILL.
     """
+    starting = asyncio.create_subprocess_exec(
+        *limited(command, cpu=cpu, memory=memory),
+        cwd=cwd,
+        env={**os.environ, **(env or {}), MARK: mark},
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        limit=_LINE_LIMIT,
+    )
     try:
-        process = await asyncio.create_subprocess_exec(
-            *limited(command, cpu=cpu, memory=memory),
-            cwd=cwd,
-            env={**os.environ, **(env or {}), MARK: mark},
-            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            limit=_LINE_LIMIT,
-        )
+        process = await _started(asyncio.ensure_future(starting), mark)
     except (OSError, ValueError) as error:
         raise ProcessError(list(command), 127, f"cannot start: {error}") from error
     try:
@@ -231,6 +234,27 @@ async def run_process(
         raise
     await asyncio.to_thread(sweep, mark)  # it ended, its children must too
     return result
+
+
+async def _started(
+    starting: asyncio.Task[asyncio.subprocess.Process], mark: str
+) -> asyncio.subprocess.Process:
+    """Return the process once it runs; cancelled before, nothing of it is left."""
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # asyncio kills the child alone, and then waits for as long as children of
+        # that child hold its pipes; for ever, if the loop is being closed.
+        try:
+            while not starting.done():
+                starting.cancel()
+                sweep(mark)
+                await asyncio.wait([starting], timeout=0.01)
+        finally:
+            sweep(mark)
+        if not starting.cancelled():
+            starting.exception()  # looked at, or asyncio complains
+        raise
 
 
 async def _communicate(
@@ -249,7 +273,7 @@ async def _communicate(
         ]
         try:
             await _feed(process, stdin)
-            code = await process.wait()
+            code = await _exit_code(process)
             # A child that escaped may hold the pipe open: it does not hold us.
             await asyncio.wait(readers, timeout=1)
         finally:
@@ -259,10 +283,22 @@ async def _communicate(
     finally:
         if file:
             file.close()
-        _close_pipes(process)
+        if process.returncode is not None:  # else it is killed, without any grace
+            _close_pipes(process)
     return ProcessResult(
         code=code, tail="".join(tail), output="".join(out)[-1_000_000:]
     )
+
+
+async def _exit_code(process: asyncio.subprocess.Process) -> int:
+    """Return the exit code; `wait` alone also waits for whoever holds a pipe."""
+    ended = asyncio.ensure_future(process.wait())
+    try:
+        while process.returncode is None:
+            await asyncio.wait([ended], timeout=_LOOK_S)
+        return process.returncode
+    finally:
+        ended.cancel()
 
 
 async def _feed(process: asyncio.subprocess.Process, stdin: str) -> None:
@@ -312,17 +348,22 @@ async def _stop(
     process: asyncio.subprocess.Process, mark: str, grace: float
 ) -> list[int]:
     """End a process, its group and what escaped; return the escapees."""
-    family = await asyncio.to_thread(descendants, process.pid)
-    _kill_group(process.pid, signal.SIGTERM)
-    if process.returncode is None:
-        try:
-            async with asyncio.timeout(grace):
-                await process.wait()
-        except TimeoutError:
-            pass
-    _kill_group(process.pid, signal.SIGKILL)
-    escaped = await asyncio.to_thread(sweep, mark, family)
-    await process.wait()
+    family: list[int] = []
+    try:
+        family = await asyncio.to_thread(descendants, process.pid)
+        _kill_group(process.pid, signal.SIGTERM)
+        if process.returncode is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await _exit_code(process)
+        _kill_group(process.pid, signal.SIGKILL)
+        escaped = await asyncio.to_thread(sweep, mark, family)
+    except BaseException:  # a second ^C: without grace, and without waiting for it
+        _kill_group(process.pid, signal.SIGKILL)
+        sweep(mark, family)
+        _close_pipes(process)
+        raise
+    await _exit_code(process)
     _close_pipes(process)
     return escaped
 

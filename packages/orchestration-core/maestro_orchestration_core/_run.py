@@ -79,21 +79,33 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._driving.cancel()
-        await asyncio.gather(self._driving, return_exceptions=True)
-        await self._driver.stop()
-        self._services.cancel()  # the jobs may need them to the end
-        await asyncio.gather(self._services, return_exceptions=True)
-        context = self._board.context
+        # Whoever cancels again cuts the waiting short, not what follows it: a run
+        # that kept its lock could not be started again by this process.
         try:
-            if not context.broken:
-                if self._board.view.status in {"started", "resumed"}:
-                    context.emit("run.paused", {"reason": "left"})
-                context.commit_now()
+            await self._end_jobs()
             await self._clean()
         finally:
-            self._end_streams()
-            await self._stack.aclose()
+            try:
+                self._pause()
+            finally:
+                self._end_streams()
+                await self._stack.aclose()
+
+    async def _end_jobs(self) -> None:
+        try:
+            self._driving.cancel()
+            await asyncio.gather(self._driving, return_exceptions=True)
+            await self._driver.stop()
+        finally:
+            self._services.cancel()  # the jobs may need them to the end
+        await asyncio.gather(self._services, return_exceptions=True)
+
+    def _pause(self) -> None:
+        context = self._board.context
+        if not context.broken:
+            if self._board.view.status in {"started", "resumed"}:
+                context.emit("run.paused", {"reason": "left"})
+            context.commit_now()
 
     def _open(self) -> None:
         maestro, board = self._maestro, self._board

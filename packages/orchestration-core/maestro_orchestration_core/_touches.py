@@ -7,21 +7,17 @@ tasks after it need it. What is left grows with the conflicts that there are.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from ._plan import Plan
-import sqlite3
-import time
-from collections.abc import Callable
-from contextlib import contextmanager
-from typing import Protocol, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from ._journal import Journal
 from .errors import LeaseError
+
+if TYPE_CHECKING:
+    from ._plan import Plan
 
 _WILD: Final = re.compile(r"[*?]")
 
@@ -193,24 +189,14 @@ class JournalLeases:
         run: str = "",
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._db = journal.connection
+        self._journal, self._db = journal, journal.connection
         self._run = run
         self._clock = clock
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     def take(self, name: str, holder: str, *, ttl: float, shared: bool = False) -> int:
         """Return a fencing token; raise LeaseError naming the holder."""
         now = self._clock()
-        with self._transaction() as db:
+        with self._journal.transaction() as db:
             db.execute("DELETE FROM lease WHERE until <= ?", (now,))
             for lease in self.held():
                 mine = lease.holder == holder
@@ -227,9 +213,10 @@ class JournalLeases:
 
     def release(self, name: str, holder: str) -> None:
         """Let go."""
-        self._db.execute(
-            "DELETE FROM lease WHERE name = ? AND holder = ?", (name, holder)
-        )
+        with self._journal.transaction() as db:
+            db.execute(
+                "DELETE FROM lease WHERE name = ? AND holder = ?", (name, holder)
+            )
 
     def freeze(self, name: str, *, seconds: float, why: str = "") -> int:
         """Refuse everybody for a time: a calendar freeze."""
