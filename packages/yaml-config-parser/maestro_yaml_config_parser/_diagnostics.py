@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 _WIDTH = 100
 
@@ -85,9 +86,14 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     return f"did you mean {near!r}?" if near is not None else ""
 
 
-def near_file(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'x'?` for a file whose name without suffix is near."""
+def near_file(missing: Path) -> str:
+    """Return `did you mean 'x'?` when a file of nearly that name is in its folder."""
     stems: dict[str, str] = {}
+    name = missing.name
+    try:
+        known = [file.name for file in missing.parent.iterdir()]
+    except OSError:  # no such folder, or none that may be listed
+        return ""
     for file in known:
         stems.setdefault(file.partition(".")[0] or file, file)
     near = closest(name.partition(".")[0] or name, stems)

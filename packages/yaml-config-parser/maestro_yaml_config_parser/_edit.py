@@ -9,6 +9,7 @@ import json
 import os
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import Any, Self
 
@@ -145,7 +146,7 @@ class Edit:
         self._commit(self.source.text[:end] + new + after, self._data())
 
     def save(self) -> None:
-        """Write the file: a new one beside it, then renamed over it.
+        """Write the file: a new one beside it, then renamed over it, and synced.
 
         Raises:
             EditError: somebody else changed the file since it was read.
@@ -457,3 +458,9 @@ def _write(file: FilePath, data: bytes) -> None:
     except BaseException:
         FilePath(name).unlink(missing_ok=True)
         raise
+    with suppress(PermissionError):  # who may write in a folder may still not read it
+        folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -276,7 +276,7 @@ class _Files:
         except ConfigReadError as e:
             raise _include_error(
                 source, index, f"cannot include {name!r}: {e.first.message}",
-                e.first.hint or _neighbour(target),
+                e.first.hint or near_file(target),
             ) from e  # fmt: skip
         inner.name = shown
         inner.layer = f"include {name}"
@@ -325,15 +325,6 @@ def _single_root(session: Session, source: Source, depth: int) -> Any:
             source, roots[1].index, "an included file has one document", ""
         )
     return roots[0].value if roots else None
-
-
-def _neighbour(target: Path) -> str:
-    folder = target.parent
-    return (
-        near_file(target.name, (p.name for p in folder.iterdir()))
-        if folder.is_dir()
-        else ""
-    )
 
 
 def _include_error(source: Source, index: int, message: str, hint: str) -> IncludeError:

@@ -137,9 +137,8 @@ def _unreadable(name: str, error: OSError | ValueError) -> Diagnostic:
     if "\n" in name or ": " in name:
         hint = "that looks like YAML: use loads() for a text"
         name = repr(name if len(name) <= 60 else name[:57] + "...")
-    elif isinstance(error, FileNotFoundError) and Path(name).parent.is_dir():
-        found = (p.name for p in Path(name).parent.iterdir())
-        hint = near_file(Path(name).name, found)
+    elif isinstance(error, FileNotFoundError):
+        hint = near_file(Path(name))
     reason = (getattr(error, "strerror", None) or str(error)).lower()
     return no_place(name, f"cannot be read: {reason}", code="unreadable", hint=hint)
 
