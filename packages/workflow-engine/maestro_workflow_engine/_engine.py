@@ -6,8 +6,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import compress
 from typing import TYPE_CHECKING, Any, final
 
@@ -110,8 +110,8 @@ class WorkflowEngine:
 
     def close(self) -> None:
         """Stop what still runs and free threads, processes and files."""
-        self._executors.close()
-        self._exits.close()
+        with self._exits:
+            self._executors.close()
 
     # -- verbs --------------------------------------------------------------
 
@@ -221,18 +221,19 @@ class WorkflowEngine:
             info.id, built, past, approve=approve, retry=retry, skip=skip, fail=fail
         )
         info = journal.take_over(run_id, shape)
-        if journal.last_event(info.key) != past.last:
-            # Its owner ended between our look and our taking it over.
-            past = journal.past(info.key, built.index)
         decisions = {**dict.fromkeys(skip, "skip"), **dict.fromkeys(fail, "fail")}
-        self._write_decisions(journal, info, past, decisions, retry)
-        scheduler = self._scheduler(
-            built, run_id=run_id, info=info, past=past, approve=approve
-        )
-        for note in past.added:
-            added = json.loads(note)
-            other = load_target(added["source"], added["params"])
-            scheduler.add_group(other, added["prefix"], note)
+        with self._freed_on_error(info):
+            if journal.last_event(info.key) != past.last:
+                # Its owner ended between our look and our taking it over.
+                past = journal.past(info.key, built.index)
+            self._write_decisions(journal, info, past, decisions, retry)
+            scheduler = self._scheduler(
+                built, run_id=run_id, info=info, past=past, approve=approve
+            )
+            for note in past.added:
+                added = json.loads(note)
+                other = load_target(added["source"], added["params"])
+                scheduler.add_group(other, added["prefix"], note)
         return self._drive(scheduler, info)
 
     def _write_decisions(
@@ -302,6 +303,7 @@ class WorkflowEngine:
             workflow.pools.update(self.pools)
         workflow.validate()
         run_id = run_id or f"{workflow.name}-{secrets.token_hex(4)}"
+        priorities = plan.priorities(self.workers) if plan is not None else None
         info = None
         if self.journal is not None:
             from ._digest import shape_of
@@ -315,11 +317,32 @@ class WorkflowEngine:
                 workers=self.workers,
                 executor=self.executor_name,
             )
-        priorities = plan.priorities(self.workers) if plan is not None else None
-        scheduler = self._scheduler(
-            workflow, run_id=run_id, info=info, stay=stay, priorities=priorities
-        )
+        with self._freed_on_error(info):
+            scheduler = self._scheduler(
+                workflow, run_id=run_id, info=info, stay=stay, priorities=priorities
+            )
         return scheduler, info
+
+    @contextmanager
+    def _freed_on_error(self, info: RunInfo | None) -> Iterator[None]:
+        """Give a run free again when it does not come to be driven."""
+        try:
+            yield
+        except BaseException:
+            self._free(info, "interrupted")
+            raise
+
+    def _free(self, info: RunInfo | None, state: str) -> None:
+        if info is None or self.journal is None:
+            return
+        from ._lease import disown
+
+        try:
+            # Should this fail too, the process table says the same.
+            with suppress(JournalError):
+                self.journal.finish(info, state)
+        finally:
+            disown(info.owner)
 
     def _scheduler(
         self,
@@ -353,22 +376,16 @@ class WorkflowEngine:
         if info is None or self.journal is None:
             scheduler.run()
             return Run(scheduler, time.perf_counter() - began)
-        from ._lease import Heartbeat, disown
+        from ._lease import Heartbeat
 
-        heartbeat = Heartbeat(self.journal.path, info)
-        try:
+        with self._freed_on_error(info):
+            heartbeat = Heartbeat(self.journal.path, info)
             try:
                 scheduler.run()
-            except BaseException:
-                # Should this fail too, the process table says the same.
-                with suppress(JournalError):
-                    self.journal.finish(info, "interrupted")
-                raise
+            finally:
+                heartbeat.stop()
             self.journal.remember(info, _times(scheduler))
             self.journal.finish(info, scheduler.final)
-        finally:
-            heartbeat.stop()
-            disown(info.owner)
         return Run(scheduler, time.perf_counter() - began)
 
 

@@ -203,14 +203,15 @@ class Journal:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Do several writes as one: all or none."""
         db = self._db
-        db.execute("BEGIN IMMEDIATE")
         try:
+            db.execute("BEGIN IMMEDIATE")
             yield db
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                db.execute("ROLLBACK")
+            db.execute("COMMIT")
+        except BaseException:  # also of the COMMIT itself: the next one must begin
+            if db.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
             raise
-        db.execute("COMMIT")
 
     # -- runs ---------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import zlib
 from pathlib import Path
 from typing import Any, final
@@ -28,6 +29,7 @@ class Results:
         self.path = path
         self.objects = Path(f"{path}.objects")
         self._synced = synced
+        self._safe: set[Path] = set()  # what is known to be on the disk
         self._encode = json.JSONEncoder(
             ensure_ascii=False, separators=(",", ":"), allow_nan=False
         ).encode
@@ -79,14 +81,42 @@ class Results:
         """Keep a large result under its hash; the same content is kept once."""
         digest = hashlib.sha256(body).hexdigest()
         path = self.objects / digest[:2] / digest[2:]
-        if not path.exists():
-            with translated(self.path):
+        with translated(self.path):
+            if not _holds(path, body):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f"{path.name}.{os.getpid()}")
-                with partial.open("wb") as file:
-                    file.write(zlib.compress(body, 1))
-                    file.flush()
+                # Of this thread alone: another may write the same just now.
+                partial = path.with_name(
+                    f"{path.name}.{os.getpid()}.{threading.get_ident()}"
+                )
+                try:
+                    partial.write_bytes(zlib.compress(body, 1))
                     if self._synced:
-                        os.fsync(file.fileno())
-                partial.replace(path)
+                        _sync(partial)
+                    partial.replace(path)
+                except BaseException:
+                    partial.unlink(missing_ok=True)
+                    raise
+            if self._synced and path not in self._safe:
+                # The file, and the names that lead to it: whoever wrote it may not
+                # have done so.
+                folders = (self.objects.parent, self.objects, path.parent)
+                for each in (path, *folders):
+                    _sync(each)
+                self._safe.add(path)
         return digest
+
+
+def _holds(path: Path, body: bytes) -> bool:
+    """Tell whether a file has a result whole; power loss may have cut an earlier one."""
+    try:
+        return zlib.decompress(path.read_bytes()) == body
+    except (FileNotFoundError, zlib.error):
+        return False
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

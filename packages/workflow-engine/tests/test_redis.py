@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 import wf_steps as w
 from maestro_workflow_engine import WorkflowEngine
 from maestro_workflow_engine._cause import traceback_of
@@ -25,22 +26,26 @@ STREAM = stream_of(lease=1.0)
 @pytest.fixture
 def url(require_program, tmp_path):
     program = require_program("redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path),
-         "--save", "", "--appendonly", "no"],
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
     deadline = time.monotonic() + 20
+    server = None
     while True:
+        if server is None or server.poll() is not None:  # or the port was taken
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            server = subprocess.Popen(
+                [program, "--port", str(port), "--bind", "127.0.0.1",
+                 "--dir", str(tmp_path), "--save", "", "--appendonly", "no"],
+                stdout=subprocess.DEVNULL,
+            )  # fmt: skip
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            break
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+            with redis.Redis(port=port) as client:
+                if client.info("server")["process_id"] == server.pid:
+                    break
+        except redis.ConnectionError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     yield f"redis://127.0.0.1:{port}/0"
     server.terminate()
     server.wait()

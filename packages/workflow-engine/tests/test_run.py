@@ -1,9 +1,11 @@
 """Running workflows on every executor: results, failures, order, pools."""
 
+import errno
 import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import pytest
 import wf_steps as w
@@ -17,6 +19,9 @@ from maestro_workflow_engine import (
     step,
     workflow,
 )
+from maestro_workflow_engine._executors import _aio, _processes
+from maestro_workflow_engine._executors._processes import ProcessExecutor
+from maestro_workflow_engine._model import Attempt
 from maestro_workflow_engine.errors import (
     CommandFailedError,
     DefinitionError,
@@ -348,6 +353,73 @@ def test_processes_leave_no_zombies():
     with WorkflowEngine("processes:2") as engine:
         engine.run(w.everything).check()
     assert not zombies()
+
+
+def test_a_run_ends_when_a_dead_worker_cannot_be_replaced(monkeypatch):
+    made = []
+
+    def worker(number):
+        if made:
+            raise OSError(errno.EAGAIN, "no more processes")
+        made.append(number)
+        return real(number)
+
+    real = _processes._Worker
+    monkeypatch.setattr(_processes, "_Worker", worker)
+    executor = ProcessExecutor(1)
+    outcomes = SimpleQueue()
+    spec = w.suicide.spec
+    attempts = [Attempt("r", i, f"s{i}", 1, spec, [], {}, False) for i in range(3)]
+    try:
+        executor.start(attempts, outcomes.put)
+        found = [outcomes.get(timeout=60) for _ in attempts]
+    finally:
+        executor.close()
+    assert all(outcome.lost for outcome in found)
+    assert "exit code -9" in str(found[0].error)
+    assert "no more processes" in str(found[1].error)
+
+
+def test_a_worker_that_was_killed_gets_no_further_attempt():
+    executor = ProcessExecutor(1)
+    outcomes = SimpleQueue()
+    attempts = [
+        Attempt("r", i, f"s{i}", 1, w.double.spec, [i], {}, False) for i in range(2)
+    ]
+    try:
+        executor.start(attempts[:1], outcomes.put)
+        assert outcomes.get(timeout=60).value == 0
+        (worker,) = executor._workers
+        with executor._lock:  # as if it were told to stop and had just answered
+            worker.doomed = True
+        executor.start(attempts[1:], outcomes.put)
+        with executor._lock:
+            assert worker.attempt is None
+        worker.process.kill()
+        outcome = outcomes.get(timeout=60)
+    finally:
+        executor.close()
+    assert (outcome.value, outcome.lost) == (2, False)
+
+
+def test_an_event_loop_is_left_behind_when_a_step_will_not_end(monkeypatch):
+    monkeypatch.setattr(_aio, "_GRACE", 0.05)
+    let_go, begun = threading.Event(), threading.Event()
+
+    async def blocks():
+        begun.set()
+        let_go.wait(60)
+
+    executor = _aio.AsyncExecutor(1)
+    attempt = Attempt("r", 0, "s", 1, step(blocks).spec, [], {}, False)
+    executor.start([attempt], lambda _: None)
+    assert begun.wait(60)
+    executor.close()
+    let_go.set()
+    executor._thread.join(60)
+    assert not executor._thread.is_alive()
+    executor.close()
+    assert executor._loop.is_closed()
 
 
 def test_compensation_undoes_what_had_succeeded_latest_first():

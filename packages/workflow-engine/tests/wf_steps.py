@@ -40,8 +40,22 @@ def traced_once(folder, name, pause, *before, ctx):
     return name
 
 
+@step
+def held(folder, *before, ctx):
+    """Do not end while there is a file `hold`."""
+    mark(folder, ctx.step)
+    while Path(folder, "hold").exists():
+        time.sleep(0.005)
+
+
 @workflow
-def layered(folder: str, steps: int = 100, width: int = 10, pause: float = 0.001):
+def layered(
+    folder: str,
+    steps: int = 100,
+    width: int = 10,
+    pause: float = 0.001,
+    hold: bool = False,
+):
     """`steps` steps in levels of `width`, each needing two of the level before."""
     before = []
     for start in range(0, steps, width):
@@ -54,6 +68,8 @@ def layered(folder: str, steps: int = 100, width: int = 10, pause: float = 0.001
             )
             level.append(traced(folder, i, pause, *two))
         before = level
+    if hold:
+        held(folder, *before)
 
 
 @workflow

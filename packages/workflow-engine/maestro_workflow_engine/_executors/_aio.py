@@ -13,6 +13,7 @@ from .._model import Attempt, Outcome  # noqa: TID252 - a private subpackage
 from ..errors import StepCancelledError  # noqa: TID252
 
 _Done = Callable[[Outcome], None]
+_GRACE = 10.0  # seconds that steps have to end when they are cancelled
 
 
 @final
@@ -75,10 +76,12 @@ class AsyncExecutor:
         """Cancel what still runs, and stop the loop."""
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(self._drain(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+            # A step that blocks the loop, or will not end, is left behind with it.
+            self._thread.join(_GRACE)
+        if not self._thread.is_alive():
+            self._loop.close()
 
     async def _drain(self) -> None:
         tasks = list(self._tasks.values())
@@ -86,3 +89,4 @@ class AsyncExecutor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
+        self._loop.call_soon(self._loop.stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast, final
 
 from .._arguments import whole, wrong  # noqa: TID252 - a private subpackage
@@ -59,9 +60,10 @@ class Executors:
 
     def close(self) -> None:
         """Stop what still runs and free threads and processes."""
-        for executor in self._made.values():
-            executor.close()
-        self._made.clear()
+        with ExitStack() as closing:  # all of them, also when one is interrupted
+            for executor in self._made.values():
+                closing.callback(executor.close)
+            self._made.clear()
 
     def check(self) -> None:
         """Raise when running here would start the caller's script again and again."""

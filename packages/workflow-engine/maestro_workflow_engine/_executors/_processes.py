@@ -24,7 +24,7 @@ _Answer = tuple[bool, Any, float, float, str]  # the last: where it raised
 class _Worker:
     """One process, its pipe, and the attempt that it works on."""
 
-    __slots__ = ("attempt", "began", "pipe", "process")
+    __slots__ = ("attempt", "began", "doomed", "pipe", "process")
 
     def __init__(self, number: int) -> None:
         # Spawned, not forked: this process has threads, and forking those is unsafe.
@@ -37,6 +37,7 @@ class _Worker:
         theirs.close()
         self.attempt: Attempt | None = None
         self.began = 0.0
+        self.doomed = False  # killed, or found dead: gets no further attempt
 
 
 @final
@@ -80,13 +81,15 @@ class ProcessExecutor:
     def _feed(self) -> None:
         """Send queued attempts to idle workers. Call with the lock held."""
         for worker in self._workers:
-            while self._queue and worker.attempt is None:
+            while self._queue and worker.attempt is None and not worker.doomed:
                 attempt = self._queue.pop(0)
                 worker.attempt, worker.began = attempt, time()
                 try:
                     worker.pipe.send_bytes(_pack(attempt))
                 except (BrokenPipeError, ConnectionResetError):
-                    break  # the watcher sees the death and reports the attempt
+                    # It never began: the worker that replaces this one gets it.
+                    worker.attempt, worker.doomed = None, True
+                    self._queue.insert(0, attempt)
                 except Exception as error:
                     worker.attempt = None
                     self._report(attempt, None, _explain(attempt, error), time())
@@ -145,9 +148,10 @@ class ProcessExecutor:
         with self._lock:
             self._workers.remove(worker)
             attempt = worker.attempt
-            if not self._closing and (self._queue or attempt is not None):
-                self._workers.append(_Worker(self._made))
-                self._made += 1
+            problem = self._replace(attempt)
+            stranded = []
+            if problem is not None and not self._workers:
+                stranded, self._queue = self._queue, []
         code = worker.process.exitcode
         worker.process.close()
         if attempt is not None:
@@ -164,12 +168,29 @@ class ProcessExecutor:
                 worker=worker.process.name,
                 lost=True,
             )
+        for left in stranded:  # nobody is there to run them
+            told = WorkerLostError(
+                left.step, left.number, f"no process can be started: {problem}"
+            )
+            self._report(left, None, told, time(), lost=True)
+
+    def _replace(self, attempt: Attempt | None) -> OSError | None:
+        """Start a worker for one that died with `attempt`, where there is work."""
+        if self._closing or not (self._queue or attempt is not None):
+            return None
+        try:
+            self._workers.append(_Worker(self._made))
+        except OSError as error:  # no memory, or too many processes
+            return error
+        self._made += 1
+        return None
 
     def cancel(self, attempt: Attempt) -> None:
         """Kill the worker that runs the attempt; a queued one just never starts."""
         with self._lock:
             for worker in self._workers:
                 if worker.attempt is attempt:
+                    worker.doomed = True
                     worker.process.kill()
                     return
             if attempt not in self._queue:

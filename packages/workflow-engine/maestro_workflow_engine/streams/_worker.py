@@ -54,6 +54,7 @@ H = TypeVar("H", bound=Handler)
 TRACE_LIMIT = 8_000  # characters of a traceback kept with a dead letter
 FORGET_AFTER = 3_600.0  # seconds after which a silent worker's name is removed
 LONG_AGO = 10**9  # ms; an entry handed back looks this old
+LONGEST_REST = 365 * 86_400.0  # seconds that `backoff` can ask for
 RECONNECT = (0.05, 2.0)  # seconds: first and longest wait for Redis
 
 
@@ -477,13 +478,21 @@ class Worker:
             return self._dead(flight, f"{type(error).__name__}: {error}", error)
         fields = asdict(message) | {"tries": tries}
         member = [flight.key, *Message(**fields).fields()]
-        wait = self._backoff(tries)
+        wait = self._rest(tries)
         retry = {
             "key": self.stream.delayed,
             "ms": int(wait * 1000),
             "member": json.dumps(member, ensure_ascii=False),
         }
         return {"id": flight.entry, "n": flight.deliveries, "retry": retry}
+
+    def _rest(self, tries: int) -> float:
+        """Ask `backoff`; an error in it must not keep the job from its retry."""
+        try:
+            return max(0.0, min(float(self._backoff(tries)), LONGEST_REST))
+        except Exception:
+            log.exception("backoff(%s) failed; the default is taken", tries)
+            return full_jitter(tries)
 
     def _dead(self, flight: _Flight, reason: str, error: Exception) -> dict[str, Any]:
         trace = "".join(traceback.format_exception(error))[-TRACE_LIMIT:]

@@ -27,6 +27,19 @@ class Server:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
+        for _ in range(400):
+            if self.process is None or self.process.poll() is not None:
+                self._launch()  # also when somebody else had the port just now
+            try:
+                with redis.Redis(port=self.port) as client:
+                    if client.info("server")["process_id"] == self.process.pid:
+                        return
+            except (redis.ConnectionError, redis.BusyLoadingError):
+                pass
+            time.sleep(0.05)
+        raise RuntimeError("redis-server did not start")
+
+    def _launch(self) -> None:
         self.process = subprocess.Popen(
             [
                 self.program,
@@ -36,14 +49,6 @@ class Server:
             ],
             stdout=subprocess.DEVNULL,
         )
-        for _ in range(400):
-            try:
-                with redis.Redis(port=self.port) as client:
-                    client.ping()
-                return
-            except (redis.ConnectionError, redis.BusyLoadingError):
-                time.sleep(0.025)
-        raise RuntimeError("redis-server did not start")
 
     def stop(self, how: int = signal.SIGTERM) -> None:
         if self.process:

@@ -1,6 +1,7 @@
 """Workers killed, frozen and stopped; Redis restarted, frozen, emptied, trimmed."""
 
 import asyncio
+import dataclasses
 import os
 import random
 import signal
@@ -151,16 +152,17 @@ def test_a_job_longer_than_idle_runs_once(url):
     """The heartbeat keeps it; a second worker looks on."""
     runs = []
     workers = []
+    calm = dataclasses.replace(stream(), idle=2.5)
     for _ in range(2):
-        worker = Worker(url, stream())
+        worker = Worker(url, calm)
 
         @worker.handler("long")
         def long(job, payload):
             runs.append(job.fence)
-            time.sleep(5.0)  # more than three times idle
+            time.sleep(5.5)  # more than twice idle
 
         workers.append(worker)
-    with Queue(url, stream()) as queue:
+    with Queue(url, calm) as queue:
         queue.put("long")
         threads = [
             threading.Thread(target=lambda w=w: w.run(until_empty=True))
@@ -175,15 +177,16 @@ def test_a_job_longer_than_idle_runs_once(url):
 
 def test_a_handler_that_blocks_the_event_loop_keeps_its_job(url):
     runs = []
-    first, second = Worker(url, stream()), Worker(url, stream())
+    calm = dataclasses.replace(stream(), idle=2.5)
+    first, second = Worker(url, calm), Worker(url, calm)
     for worker in (first, second):
 
         @worker.handler("block")
         async def block(job, payload):
             runs.append(job.entry)
-            time.sleep(4.0)  # wrong, but it must not cost a second execution
+            time.sleep(5.5)  # wrong, but it must not cost a second execution
 
-    with Queue(url, stream()) as queue:
+    with Queue(url, calm) as queue:
         queue.put("block")
         threads = [
             threading.Thread(target=lambda w=w: w.run(until_empty=True))
@@ -199,7 +202,7 @@ def test_a_handler_that_blocks_the_event_loop_keeps_its_job(url):
 def test_a_frozen_worker_cannot_finish_what_another_took_over(crew):
     """SIGSTOP, takeover, SIGCONT: the late acknowledgement is refused."""
     with Queue(crew.url, stream()) as queue:
-        queue.put("t", {"n": 1, "seconds": 0.4})
+        queue.put("t", {"n": 1, "seconds": 2.0})
         frozen = crew.hire()
         wait_until(lambda: queue.status().groups[0].pending == 1)
         os.kill(frozen.pid, signal.SIGSTOP)

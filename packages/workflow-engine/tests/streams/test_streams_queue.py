@@ -21,6 +21,7 @@ from maestro_workflow_engine.streams import (
     StreamsError,
     Topology,
     Worker,
+    _worker,
 )
 
 
@@ -133,6 +134,26 @@ def test_a_failed_job_is_tried_again_and_then_a_dead_letter(queue, url):
     assert letter.reason == "ValueError: no such image"
     assert "raise ValueError" in letter.trace
     assert json.loads(letter.payload) == {"image": 7}
+
+
+@pytest.mark.parametrize(
+    "backoff", [lambda _tries: 1 / 0, lambda _tries: -5.0, lambda _tries: "0"]
+)
+def test_a_backoff_that_fails_does_not_keep_the_job(queue, url, backoff, monkeypatch):
+    monkeypatch.setattr(_worker, "full_jitter", lambda _tries: 0.0)
+    worker = worker_for(queue, url, backoff=backoff)
+    tries = []
+
+    @worker.handler("t")
+    def twice(job, payload):
+        tries.append(job.tries)
+        if not job.tries:
+            raise ValueError("once")
+
+    queue.put("t")
+    stats = worker.run(until_empty=True)
+    assert tries == [0, 1]
+    assert (stats.retried, stats.done) == (1, 1)
 
 
 def test_a_dead_letter_can_be_put_back_and_starts_afresh(queue, url):
