@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from maestro_test_adapters._locator import Step
+from maestro_test_adapters.errors import BrowserError
 
 Handle = Any
 """An element as the driver's library holds it."""
@@ -15,7 +16,7 @@ Handle = Any
 Frames = tuple[tuple[Step, ...], ...]
 
 
-class Gone(Exception):
+class Gone(BrowserError):
     """The page or element changed under a verb; trying again may help."""
 
 

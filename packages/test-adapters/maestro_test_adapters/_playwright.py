@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -71,6 +71,7 @@ _GONE_WORDS = (
     "not visible",
 )
 _ACT_MS = 2000
+_ERROR_PAGE_S = 5.0  # for Chromium to show it; it takes 0.1 s on an idle machine
 
 
 class Launched:
@@ -261,6 +262,8 @@ class PlaywrightBackend:
 
         try:
             return await self._guarded(work())
+        except Gone:
+            raise
         except BrowserError as error:
             if "has been closed" in str(error) or "crashed" in str(error):
                 raise
@@ -271,31 +274,55 @@ class PlaywrightBackend:
     # Pages ------------------------------------------------------------------------------
 
     async def goto(self, url: str, timeout: float) -> None:
-        try:
-            try:
-                await self._page.goto(url, timeout=timeout * 1000)
-            except Error as error:
-                # The error page of an earlier failure may still have been on its way.
-                if "chrome-error" not in str(error):
-                    raise
-                await self._page.goto(url, timeout=timeout * 1000)
-        except PlaywrightTimeout as error:
-            raise NavigationFailed(url, f"it did not load in {timeout:g} s") from error
-        except Error as error:
-            raise NavigationFailed(url, _first_line(error)) from error
+        await self._navigate(url, self._page.goto, timeout, url)
 
     async def go(self, where: str, timeout: float) -> None:
-        verbs = {
+        verbs: dict[str, Callable[..., Awaitable[Any]]] = {
             "reload": self._page.reload,
             "back": self._page.go_back,
             "forward": self._page.go_forward,
         }
+        await self._navigate(where, verbs[where], timeout)
+
+    async def _navigate(
+        self,
+        where: str,
+        verb: Callable[..., Awaitable[Any]],
+        timeout: float,
+        *given: str,
+    ) -> None:
+        page, shown = self._page, asyncio.Event()
+
+        def loaded(_: Page) -> None:
+            if page.url.startswith("chrome-error:"):
+                shown.set()
+
+        page.on("load", loaded)
         try:
-            await verbs[where](timeout=timeout * 1000)
+            await verb(*given, timeout=timeout * 1000)
         except PlaywrightTimeout as error:
+            await self._stop_loading(page)
             raise NavigationFailed(
                 where, f"it did not load in {timeout:g} s"
             ) from error
+        except Error as error:
+            reason = _first_line(error)
+            if "net::ERR_" in reason and "ERR_ABORTED" not in reason:
+                # Chromium tells the failure first and shows its error page later,
+                # which would cut off whatever is opened next.
+                await _within(_ERROR_PAGE_S, shown.wait())
+            raise NavigationFailed(where, reason) from error
+        finally:
+            page.remove_listener("load", loaded)
+
+    async def _stop_loading(self, page: Page) -> None:
+        """End what still loads: it would come over what is opened next."""
+        try:
+            devtools = await self.context.new_cdp_session(page)
+            await devtools.send("Page.stopLoading")
+            await devtools.detach()
+        except Error:
+            pass  # not Chromium, or the page has gone: nothing to stop
 
     async def page_info(self) -> tuple[str, str]:
         return self._page.url, await self._guarded(self._page.title())
@@ -393,9 +420,7 @@ class PlaywrightBackend:
 
     async def seen_dialog(self, timeout: float) -> str | None:
         try:
-            return await asyncio.wait_for(self._dialogs.get(), timeout)
-        except TimeoutError:
-            return None
+            return await _within(timeout, self._dialogs.get())
         finally:
             self._dialog = (False, None)
 
@@ -404,9 +429,8 @@ class PlaywrightBackend:
             self._downloads.get_nowait()
 
     async def seen_download(self, timeout: float) -> tuple[str, Path] | None:
-        try:
-            download = await asyncio.wait_for(self._downloads.get(), timeout)
-        except TimeoutError:
+        download = await _within(timeout, self._downloads.get())
+        if download is None:
             return None
         folder = Path(tempfile.mkdtemp(prefix="download-", dir=self.launched._folder))
         await download.save_as(folder / "file")
@@ -479,6 +503,13 @@ _CARET_TO_END = """(el) => {
     getSelection().collapseToEnd();
   }
 }"""
+
+
+async def _within(seconds: float, work: Awaitable[T]) -> T | None:
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except TimeoutError:
+        return None
 
 
 def _first_line(error: Exception) -> str:

@@ -214,6 +214,8 @@ class SeleniumBackend:
 
         try:
             answer = self._guarded(work)
+        except Gone:
+            raise
         except BrowserError as error:
             if isinstance(error.__cause__, errors.JavascriptException):
                 raise ScriptFailed(str(error)) from error
@@ -553,7 +555,7 @@ class SeleniumBackend:
             if self.driver.capabilities.get("browserName") != "firefox":
                 # Else the driver waits 10 s for a Chromium that had a page's own tab.
                 self._cdp("Browser.close", {})
-        except (errors.WebDriverException, BrowserError, Gone):
+        except (errors.WebDriverException, BrowserError):
             pass  # it is gone already, which is what was wanted
         try:
             self.driver.quit()

@@ -37,7 +37,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     """Serves the site folder and a few addresses that answer as servers do."""
 
     def do_GET(self):
-        path = urlsplit(self.path).path
+        path, query = urlsplit(self.path)[2:4]
         if path == "/api/items":
             self._send(json.dumps(["one", "two"]).encode(), "application/json")
         elif path == "/file.csv":
@@ -47,7 +47,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
                 {"Content-Disposition": 'attachment; filename="report.csv"'},
             )
         elif path == "/slow":
-            time.sleep(3)
+            time.sleep(float(query or 3))
             self._send(b"slow", "text/plain")
         elif path == "/set-cookie":
             self._send(

@@ -405,9 +405,37 @@ def test_nobody_at_an_address(browser, free_port):
     assert caught.value.url == f"http://127.0.0.1:{free_port}/"
 
 
+def test_what_follows_a_failed_open_is_not_cut_off(browser, site, free_port):
+    for _ in range(4):
+        with pytest.raises(NavigationFailed, match="ERR_CONNECTION_REFUSED"):
+            browser.open(f"http://127.0.0.1:{free_port}/")
+        browser.open("/second.html")
+        assert browser.title == "Second"
+        with pytest.raises(NavigationFailed, match="ERR_CONNECTION_REFUSED"):
+            browser.open(f"http://127.0.0.1:{free_port}/")
+        assert browser.evaluate("document.title") == "127.0.0.1"
+        with pytest.raises(NavigationFailed, match="reload.*ERR_CONNECTION_REFUSED"):
+            browser.reload()
+        browser.open("/index.html")
+        assert browser.url == f"{site}/index.html"
+
+
 def test_a_page_that_takes_too_long(browser):
     with pytest.raises(NavigationFailed, match=r"did not load in 0\.5 s"):
         browser.open("/slow", timeout=0.5)
+
+
+def test_a_page_that_took_too_long_does_not_come_later(page, site):
+    with pytest.raises(NavigationFailed, match="did not load"):
+        page.open("/slow?1", timeout=0.3)
+    assert page.evaluate("() => new Promise(done => setTimeout(done, 1500, 1))") == 1
+    assert page.url == f"{site}/index.html"
+
+
+def test_a_script_that_loses_its_page_is_a_browser_error(page):
+    with pytest.raises(BrowserError):
+        page.evaluate("() => new Promise(() => location.reload())")
+    page.should_be_at("/index.html")
 
 
 def test_frames(page):
