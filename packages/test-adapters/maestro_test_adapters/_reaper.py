@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-_ROUNDS = 100
+_ROUNDS = 1000  # of 20 ms and more
 
 
 def marked(mark: bytes) -> Iterator[int]:
@@ -35,19 +35,29 @@ def main() -> None:
     folders = sys.stdin.read().splitlines()
     for _ in range(_ROUNDS):
         left = list(marked(os.fsencode(sys.argv[1])))
-        if not left:
-            break
         for pid in left:
             try:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
                 pass  # ended meanwhile
+        if not left and removed(folders):
+            break
         time.sleep(0.02)
-    if folders:
+
+
+def removed(folders: list[str]) -> bool:
+    """Remove what is left of the folders, and tell whether nothing is.
+
+    A browser's helper without the mark, as Chromium's that write a title over their
+    environment, may still write a file while it ends: then the caller tries again.
+    """
+    left = [folder for folder in folders if os.path.lexists(folder)]
+    if left:
         import shutil
 
-        for folder in folders:
+        for folder in left:
             shutil.rmtree(folder, ignore_errors=True)
+    return not any(map(os.path.lexists, left))
 
 
 if __name__ == "__main__":

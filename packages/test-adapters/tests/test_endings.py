@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from maestro_test_adapters import _reaper
 
 ENDS = {
     "forgotten": "",
@@ -85,3 +86,24 @@ def test_a_browser_ends_with_its_script(
     }  # fmt: skip
     assert child.returncode == expected.get(end, 0), err
     assert none_left(mark, tmp_path) == []
+
+
+def test_a_folder_that_is_still_written_to_is_removed_later(tmp_path):
+    """A helper of Chromium that lost the mark may write for as long as it ends."""
+    folder = tmp_path / "profile"
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, _reaper.__file__, "MAESTRO_ENDING_TEST=nobody"],
+        stdin=subprocess.PIPE, encoding="utf-8",
+    ) as process:  # fmt: skip
+        process.stdin.write(f"{folder}\n")
+        process.stdin.close()
+        until, made = time.monotonic() + 1, 0
+        while time.monotonic() < until and folder.exists():
+            try:
+                (folder / f"{made}").mkdir()
+            except FileNotFoundError:
+                break
+            made += 1
+        assert process.wait(60) == 0
+    assert not folder.exists()
