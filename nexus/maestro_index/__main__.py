@@ -120,7 +120,10 @@ def serve(args: argparse.Namespace) -> int:
     from maestro_index._serve import serve as run
 
     folder = args.folder or args.root / ".index"
-    control.prepare_users(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "users.json").exists():  # `start` made it, and waits for us
+        with control.starting(folder):
+            control.prepare_users(folder)
     run(
         folder,
         host=args.host,

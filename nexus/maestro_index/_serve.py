@@ -67,8 +67,9 @@ def serve(
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
-        store.close()
+        # Before the store is free: else it could be what the next server wrote.
         (folder / "server.json").unlink(missing_ok=True)
+        store.close()
 
 
 def check_loopback(host: str) -> None:

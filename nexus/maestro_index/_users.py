@@ -98,4 +98,6 @@ def write_secret(path: Path, content: object) -> None:
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)

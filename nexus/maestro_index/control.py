@@ -10,6 +10,7 @@ server.log        its log
 """
 
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,21 @@ def ensure_running(root: Path, port: int = DEFAULT_PORT) -> Running:
         ControlFault: the port is taken by something else, or the start failed.
     """
     folder = root / ".index"
+    folder.mkdir(parents=True, exist_ok=True)
+    with starting(folder):
+        return find_or_start(folder, port)
+
+
+@contextlib.contextmanager
+def starting(folder: Path) -> Iterator[None]:
+    """Let one process at a time start the index: there is one password to choose."""
+    with (folder / "start.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held for START_LIMIT at most
+        yield
+
+
+def find_or_start(folder: Path, port: int) -> Running:
+    """Do what `ensure_running` says, while nobody else does."""
     state = read_json(folder / "server.json")
     if port == 0:  # any free port, or the one it has already
         port = int(state.get("port", 0))
@@ -127,7 +144,6 @@ def taken(port: int, answer: Answer) -> str:
 
 def start(folder: Path, port: int) -> Running:
     """Start a server in the background and wait until it answers."""
-    folder.mkdir(parents=True, exist_ok=True)
     prepare_users(folder)
     log = folder / "server.log"
     with log.open("ab") as output:

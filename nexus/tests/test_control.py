@@ -1,7 +1,10 @@
 """Starting, finding and stopping the index."""
 
+import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -9,6 +12,8 @@ import pytest
 from maestro_index import control
 from maestro_index.__main__ import main
 from maestro_index.errors import ControlFault
+
+from .index_client import Client, make_wheel
 
 
 def test_start_twice_is_one_server_and_keeps_the_password(tmp_path):
@@ -20,6 +25,37 @@ def test_start_twice_is_one_server_and_keeps_the_password(tmp_path):
     finally:
         assert control.stop(tmp_path)
     assert not control.stop(tmp_path)
+
+
+def test_two_that_start_it_at_once_share_one_server_and_one_password(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from maestro_index import control; "
+        "sys.stdin.readline(); found = control.ensure_running(Path(sys.argv[1]), 0); "
+        "print(found.pid, found.password, found.started)"
+    )
+    with contextlib.ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-P", "-c", code, str(tmp_path)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
+                )
+            )
+            for _ in range(3)
+        ]  # fmt: skip
+        stack.callback(control.stop, tmp_path)
+        for process in both:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=90)[0].split() for process in both]
+        assert len({(pid, password) for pid, password, _ in said}) == 1
+        assert sorted(started for *_, started in said) == ["False", "False", "True"]
+        # And it is the password that the server knows.
+        url = control.ensure_running(tmp_path, 0).url
+        name, content = make_wheel()
+        client = Client(tmp_path, control.ensure_running(tmp_path, 0))
+        assert client.url == url
+        assert client.upload(name, content).status_code == 200
 
 
 def test_a_port_taken_by_a_web_server_is_one_sentence(tmp_path):

@@ -34,12 +34,15 @@ def redis_url(require_program, tmp_path):
         stdout=subprocess.DEVNULL,
     )
     try:
-        for _ in range(200):
+        deadline = time.monotonic() + 60
+        while True:
             try:
                 with redis.Redis(port=port) as client:
                     client.ping()
                 break
             except redis.ConnectionError:
+                assert process.poll() is None, "the server ended"
+                assert time.monotonic() < deadline, "the server does not answer"
                 time.sleep(0.05)
         yield f"redis://127.0.0.1:{port}/0"
     finally:

@@ -1,6 +1,8 @@
 """A copy of the checkout with nothing made yet, as after a fresh clone."""
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -48,6 +50,15 @@ class Checkout:
         )
 
 
+def free_port() -> int:
+    """Return a port below those that the kernel gives away: it stays free for minutes."""
+    for port in random.sample(range(20000, 28000), 100):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port below 28000")
+
+
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """Return the checkout; its index is stopped at the end."""
@@ -63,9 +74,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
             shutil.copy2(ROOT / name, target)
     subprocess.run(["git", "init", "-q"], cwd=folder / "clone", check=True)
     (folder / "home").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     environment |= {"HOME": str(folder / "home"), "MAESTRO_INDEX_PORT": str(port)}
     found = Checkout(folder / "clone", environment)

@@ -56,7 +56,7 @@ class Journal:
             text = self._path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return
-        for line in text.splitlines():
+        for line in text.split("\n"):  # splitlines cuts at U+2028 too
             try:
                 found = json.loads(line)
             except ValueError:
@@ -94,12 +94,24 @@ class Journal:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"v": 1, "at": now, "event": event, "release": release, **more}
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not self._path.exists()
         with self._path.open("ab+") as file:
             torn = file.tell() > 0 and not ends_line(self._path)
             text = json.dumps(line, ensure_ascii=False) + "\n"
             file.write(b"\n" * torn + text.encode())
             file.flush()
             os.fsync(file.fileno())
+        if fresh:  # its name, too, or a power cut takes it all
+            sync_folder(self._path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def ends_line(path: Path) -> bool:

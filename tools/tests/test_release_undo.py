@@ -42,6 +42,28 @@ def test_a_torn_last_line_is_ignored_and_not_glued_to_the_next(tmp_path, cut):
     assert journal.half_done(URL) == ()
 
 
+def test_a_journal_torn_at_any_byte_tells_what_is_whole(tmp_path):
+    journal = Journal(tmp_path)
+    first = journal.begin(URL, [file("a.whl")])
+    journal.note(first, "file", filename="a.whl", sha256="0", text="}\u2028{\"\x85\n")
+    journal.end(first)
+    path = tmp_path / "journal.jsonl"
+    whole = path.read_bytes()
+    begun, noted, ended = (
+        n for n, byte in enumerate(whole) if byte == ord("\n")
+    )  # each line is whole without its newline
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        half = journal.half_done(URL)
+        assert [h.id for h in half] == ([first] if begun <= cut < ended else []), cut
+        if half:
+            assert half[0].uploaded == (("a.whl",) if cut >= noted else ()), cut
+        second = journal.begin(URL, [file("b.whl")])
+        assert second in {h.id for h in journal.half_done(URL)}, cut
+        journal.end(second)
+        assert journal.half_done(URL) == half
+
+
 def versions(done):
     return {p["name"]: p["versions"] for p in json.loads(done.stdout)["packages"]}
 
