@@ -45,7 +45,7 @@ def test_a_torn_last_line_is_ignored_and_not_glued_to_the_next(tmp_path, cut):
 def test_a_journal_torn_at_any_byte_tells_what_is_whole(tmp_path):
     journal = Journal(tmp_path)
     first = journal.begin(URL, [file("a.whl")])
-    journal.note(first, "file", filename="a.whl", sha256="0", text="}\u2028{\"\x85\n")
+    journal.note(first, "file", filename="a.whl", sha256="0", text='}\u2028{"\x85\n')
     journal.end(first)
     path = tmp_path / "journal.jsonl"
     whole = path.read_bytes()
