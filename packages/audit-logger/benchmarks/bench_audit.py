@@ -292,6 +292,41 @@ def probe(imports, work):
     return [float(value) for value in shown.split()]
 
 
+BARE = """
+def bare():
+    leaf, node = sha256(b"\\0").copy, sha256(b"\\1").copy
+    number, prev, leaves = 0, b"", []
+    for path in sorted(Path({path!r}).glob("*.jsonl")):
+        rest = b""
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 17):
+                lines = (rest + chunk).split(b"\\n")
+                rest = lines.pop()
+                for line in lines:
+                    number += 1
+                    assert line.startswith(b'{{"seq":%d,"prev":"%s' % (number, prev))
+                    hasher = leaf()
+                    hasher.update(line)
+                    leaves.append(hasher.digest())
+                    prev = hexlify(leaves[-1])
+                    if len(leaves) == 256:
+                        pending = iter(leaves)
+                        for left, right in zip(pending, pending):
+                            hasher = node()
+                            hasher.update(left)
+                            hasher.update(right)
+                            leaves.append(hasher.digest())
+                        leaves = []
+bare()
+"""
+
+
+def verify_bare(path):
+    """Read, split, link and hash, and nothing else: no Python can do less."""
+    imports = "from hashlib import sha256\nfrom binascii import hexlify\n"
+    return probe(imports + "from pathlib import Path", BARE.format(path=path))
+
+
 def verify_auditchain(folder, count):
     from auditchain import JsonlBackend, SyncAuditLog
 
@@ -381,13 +416,15 @@ def bench_large(count, peer_count):
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         path = large_log(folder, count)
         scale = 1_000_000 / count
-        verified = [
-            probe(
-                "from maestro_audit_logger import verify_log",
-                f"assert verify_log({path!r}).ok",
+        verified, bare = [], []
+        for _ in range(7):
+            bare.append(verify_bare(path)[0] * scale)
+            verified.append(
+                probe(
+                    "from maestro_audit_logger import verify_log",
+                    f"assert verify_log({path!r}).ok",
+                )
             )
-            for _ in range(7)
-        ]
         cpu = statistics.median(cpu for cpu, _, _ in verified)
         memory = max(memory for _, _, memory in verified)
         found = [
@@ -415,7 +452,12 @@ def bench_large(count, peer_count):
         None,
         "lower",
     )
-    out.append(made | {"target": 3.0, "met": cpu <= 3.0, "target_of": "ours"})
+    against = medians([(v[0] * scale, b) for v, b in zip(verified, bare, strict=True)])
+    missed = f"a bare loop of the same hashes took {against[1]:.2f} s"
+    made |= {"target": 3.0, "met": cpu <= 3.0, "target_of": "ours"}
+    out.append(made if cpu <= 3.0 else made | {"note": missed})
+    name_of_bare = "a bare loop of the same hashes"
+    out.append(row("verify 1M events, CPU", "s", name_of_bare, against, None, "lower"))
     made = row(
         "verify, peak memory",
         "MB",
