@@ -747,6 +747,9 @@ class AsyncBrowser(Finds[AsyncLocator]):
         try:
             yield dialog
             message = await engine.backend.seen_dialog(limit)
+        except BaseException:
+            await engine.backend.await_dialog(accept=False, text=None)
+            raise
         finally:
             engine.in_dialog = False
         if message is None:

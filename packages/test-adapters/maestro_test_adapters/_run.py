@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _TAIL = 8000  # characters of output kept for the story of a crash
 _GRACE_S = 3.0
+_STACK_ROUNDS = 100  # of 20 ms, for a hung child to write its stacks
+_STACK_QUIET = 5  # without a change: a loaded machine may stop it halfway
 
 
 class Run:
@@ -539,13 +541,14 @@ class _Process:
         if not path.exists():
             return ""  # not up yet: the signal would end it without a word
         child.signal(signal.SIGUSR2)
-        text = ""
-        for _ in range(50):
+        text, quiet = "", 0
+        for _ in range(_STACK_ROUNDS):
             time.sleep(0.02)
             seen = path.read_text(encoding="utf-8", errors="replace")
-            if seen and seen == text:
-                break
+            quiet = quiet + 1 if seen == text else 0
             text = seen
+            if text and quiet == _STACK_QUIET:
+                break
         return text
 
     def _end(self, exit_code: int | None) -> Iterator[Event]:

@@ -105,7 +105,7 @@ class SeleniumBackend:
         self._before: set[str] = set()
         self._frames: Frames = ()
         self._dialog: tuple[bool, str | None] = (False, None)
-        self._console: list[ConsoleMessage] = []
+        self._console: list[tuple[float, ConsoleMessage]] = []
         self._requests: dict[str, Request] = {}
         self._routes: list[Route] = []
         self._route_handler: Any = None
@@ -443,7 +443,10 @@ class SeleniumBackend:
     # Console, network ----------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Subscribe to console and network events; they come on Selenium's thread."""
+        """Subscribe to console and network events.
+
+        Selenium tells each on a thread of its own, so that they come in any order.
+        """
         script, network = self.driver.script, self.driver.network
         script.add_console_message_handler(self._heard_console)
         script.add_javascript_error_handler(self._heard_error)
@@ -454,17 +457,23 @@ class SeleniumBackend:
     def _heard_console(self, entry: Any) -> None:
         kind = str(_part(entry, "method") or _part(entry, "level") or "log")
         kind = {"warn": "warning"}.get(kind, kind)
-        self._console.append(ConsoleMessage(kind=kind, text=str(_part(entry, "text"))))
+        self._keep(entry, kind)
 
     def _heard_error(self, entry: Any) -> None:
-        text = str(_part(entry, "text"))
-        self._console.append(ConsoleMessage(kind="exception", text=text))
+        self._keep(entry, "exception")
+
+    def _keep(self, entry: Any, kind: str) -> None:
+        message = ConsoleMessage(kind=kind, text=str(_part(entry, "text")))
+        self._console.append((_part(entry, "timestamp") or 0, message))
 
     def _heard_request(self, event: Any) -> None:
         request = _part(event, "request")
-        key = str(_part(request, "request"))
-        self._requests[key] = Request(
-            method=str(_part(request, "method")), url=str(_part(request, "url"))
+        # The answer may be here already, and stands.
+        self._requests.setdefault(
+            str(_part(request, "request")),
+            Request(
+                method=str(_part(request, "method")), url=str(_part(request, "url"))
+            ),
         )
 
     def _heard_response(self, event: Any) -> None:
@@ -483,7 +492,8 @@ class SeleniumBackend:
 
     def console(self) -> Sequence[ConsoleMessage]:
         self._need_bidi("the console")
-        return list(self._console)
+        kept = sorted(self._console, key=lambda one: one[0])
+        return [message for _, message in kept]
 
     def requests(self) -> Sequence[Request]:
         self._need_bidi("the network log")

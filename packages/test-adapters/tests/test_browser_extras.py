@@ -88,6 +88,18 @@ def test_a_driver_started_by_hand(site, require_program, free_port):
         server.wait()
 
 
+def test_events_that_selenium_tells_in_another_order(start_browser):
+    request = {"request": "7", "method": "GET", "url": "http://site/late"}
+    with start_browser("selenium") as browser:
+        backend = browser._inner._engine.backend
+        backend._heard_response({"request": request, "response": {"status": 204}})
+        backend._heard_request({"request": request})
+        assert browser.wait_for_request("http://site/late").status == 204
+        backend._heard_console({"text": "second", "level": "info", "timestamp": 2})
+        backend._heard_error({"text": "first", "timestamp": 1})
+        assert [message.text for message in browser.console] == ["first", "second"]
+
+
 @pytest.mark.drill
 @pytest.mark.parametrize("backend", ["selenium", "playwright"])
 def test_a_dead_browser_is_told(start_browser, backend):

@@ -37,12 +37,10 @@ def marked(mark):
     return found
 
 
-def none_left(mark, folder, limit=20.0):
+def none_left(look, limit=40.0):
+    """What is still seen once nothing was, or once the time is over."""
     until = time.monotonic() + limit
-    while time.monotonic() < until:
-        left = [*marked(mark), *folder.glob("maestro-browser-*")]
-        if not left:
-            return []
+    while (left := look()) and time.monotonic() < until:
         time.sleep(0.05)
     return left
 
@@ -75,8 +73,10 @@ def test_a_browser_ends_with_its_script(
     try:
         if end == "dropped":
             child.stdout.readline()
-            drivers = [c for c in marked(mark) if b"chrom" in c or b"node" in c]
-            assert drivers == []  # while the script still runs
+            drivers = lambda: [  # noqa: E731
+                c for c in marked(mark) if b"chrom" in c or b"node" in c
+            ]
+            assert none_left(drivers) == []  # while the script still runs
         _, err = child.communicate(b"\n", timeout=60)
     finally:
         child.kill()
@@ -85,7 +85,8 @@ def test_a_browser_ends_with_its_script(
         "an exception": 1, "SIGTERM": -signal.SIGTERM, "SIGKILL": -signal.SIGKILL,
     }  # fmt: skip
     assert child.returncode == expected.get(end, 0), err
-    assert none_left(mark, tmp_path) == []
+    left = lambda: [*marked(mark), *tmp_path.glob("maestro-browser-*")]  # noqa: E731
+    assert none_left(left) == []
 
 
 def test_a_folder_that_is_still_written_to_is_removed_later(tmp_path):

@@ -132,7 +132,7 @@ def test_results_carry_what_pytest_knows(project, write):
 
 
 def test_events_come_while_the_run_goes_on(project, write):
-    write(test_slow="import time\ndef test_a(): pass\ndef test_b(): time.sleep(30)\n")
+    write(test_slow="import time\ndef test_a(): pass\ndef test_b(): time.sleep(600)\n")
     begun = time.monotonic()
     with PytestAdapter(cwd=project).start() as run:
         kinds = []
@@ -143,14 +143,14 @@ def test_events_come_while_the_run_goes_on(project, write):
                 break
     assert kinds[:1] == [RunStarted]
     assert kinds[-2:] == [TestStarted, TestFinished]
-    assert time.monotonic() - begun < 25
+    assert time.monotonic() - begun < 100
     assert [result.id for result in run.report] == ["test_slow.py::test_a"]
 
 
 @pytest.mark.drill
 def test_crashes_keep_results_and_name_the_culprit(project, write):
     write(test_crash=CRASHES)
-    report = PytestAdapter(cwd=project, timeout_per_test=1.5).run(
+    report = PytestAdapter(cwd=project, timeout_per_test=5).run(
         stream=project / "kept.jsonl"
     )
     assert outcomes(report) == {
@@ -210,7 +210,7 @@ def test_after_a_crash_the_rest_may_be_left(project, write):
 
 def test_a_hung_test_is_ended_and_its_stack_kept(project, write):
     write(test_loop="def test_loop():\n    while True: pass\n")
-    report = PytestAdapter(cwd=project, timeout_per_test=1).run()
+    report = PytestAdapter(cwd=project, timeout_per_test=2).run()
     assert outcomes(report) == {"test_loop": "timeout"}
     assert "in test_loop" in report["test_loop.py::test_loop"].trace
 
@@ -218,9 +218,9 @@ def test_a_hung_test_is_ended_and_its_stack_kept(project, write):
 @pytest.mark.drill
 def test_the_whole_run_has_a_limit(project, write):
     write(test_slow="import time\ndef test_a(): time.sleep(60)\ndef test_b(): pass\n")
-    report = PytestAdapter(cwd=project, timeout=4).run()
+    report = PytestAdapter(cwd=project, timeout=15).run()
     assert outcomes(report) == {"test_a": "timeout", "test_b": "notrun"}
-    assert report.problems == ("the run took longer than 4 s and was ended",)
+    assert report.problems == ("the run took longer than 15 s and was ended",)
 
 
 def test_retries_are_kept_as_attempts(project, write):
