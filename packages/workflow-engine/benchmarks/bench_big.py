@@ -4,7 +4,9 @@ python bench_big.py [--short] [--json FILE]
 
 Each measurement has a process of its own, so that its peak of memory is its own.
 CPU is the process's user and system time: on a machine that does other work too, the
-time on the clock says more about that work. There is no peer at this size.
+time on the clock says more about that work. There is no peer at this size; beside the
+resume stands, of the same rounds, a bare read: the successes of the same journal by
+sqlite3 into a dict, and nothing else.
 """
 
 import argparse
@@ -12,6 +14,9 @@ import json
 import os
 import platform
 import resource
+import shutil
+import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -107,8 +112,21 @@ CPU = (
 )
 MEMORY = "Each step keeps its node, its result and its times until the run is over."
 
+
+def measure_bare(count, path):
+    began = clock()
+    db = sqlite3.connect(path)
+    rows = db.execute("SELECT step, value FROM event WHERE kind = 'succeeded'")
+    found = dict(rows)
+    figures = since(began)
+    db.close()
+    assert len(found) == count
+    return figures
+
+
 MEASURES = {
-    f.__name__: f for f in (measure_steps, measure_plan, write_journal, measure_resume)
+    f.__name__: f
+    for f in (measure_steps, measure_plan, write_journal, measure_resume, measure_bare)
 }
 
 
@@ -117,6 +135,19 @@ def apart(measure, count, path=""):
     command = [sys.executable, __file__, "--only", measure, str(count), path]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     return json.loads(out)
+
+
+def resumed(count, rounds=3):
+    """Resume one journal some times; return figures of it and of a bare read."""
+    pairs = []
+    with tempfile.TemporaryDirectory() as folder:
+        written, path = Path(folder, "written.db"), Path(folder, "runs.db")
+        apart("write_journal", count, str(written))
+        for _ in range(rounds):
+            shutil.copyfile(written, path)  # a resume adds to it
+            bare = apart("measure_bare", count, str(path))
+            pairs.append((apart("measure_resume", count, str(path)), bare))
+    return pairs
 
 
 def main():
@@ -135,17 +166,27 @@ def main():
     million, planned = 1_000_000 // scale, 100_000 // scale
     rows = []
 
-    def row(work, unit, value, target, why):
+    def row(work, unit, value, target, why, bare=()):
         met = value <= target
+        peer = None
+        ratios = [0.0]
+        if bare:
+            peer = statistics.median(theirs for _, theirs in bare)
+            ratios = [own / theirs for own, theirs in bare]
         rows.append(
             {
-                "work": work, "unit": unit, "peer": "", "peer_value": None,
-                "ours": value, "ratio": None, "spread": 0.0, "target": target,
+                "work": work, "unit": unit, "peer": "bare read" if bare else "",
+                "peer_value": peer, "ours": value,
+                "ratio": statistics.median(ratios) if bare else None,
+                "spread": max(ratios) - min(ratios), "target": target,
                 "target_of": "ours", "met": met, "direction": "lower",
                 **({} if met else {"note": why}),
             }
         )  # fmt: skip
-        print(f"{work:52} {value:9.2f} {unit:3} (target {target})")
+        beside = (
+            f", bare read {peer:.2f}: {statistics.median(ratios):.2f}x" if bare else ""
+        )
+        print(f"{work:52} {value:9.2f} {unit:3} (target {target}){beside}")
 
     figures = apart("measure_steps", million)
     row(
@@ -162,13 +203,12 @@ def main():
     figures = apart("measure_plan", planned)
     row(f"{planned} steps planned, wall", "s", figures["wall"], 0.5, WALL)
     row(f"{planned} steps planned, CPU", "s", figures["cpu"], 0.5, CPU)
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder, "runs.db"))
-        apart("write_journal", million // 2, path)
-        figures = apart("measure_resume", million // 2, path)
-    events = figures["events"]
-    row(f"journal of {events} events resumed, wall", "s", figures["wall"], 2, WALL)
-    row(f"journal of {events} events resumed, CPU", "s", figures["cpu"], 2, CPU)
+    pairs = resumed(million // 2)
+    events = pairs[0][0]["events"]
+    for kind, name, why in (("wall", "wall", WALL), ("cpu", "CPU", CPU)):
+        value = statistics.median(own[kind] for own, _ in pairs)
+        bare = [(own[kind], theirs[kind]) for own, theirs in pairs]
+        row(f"journal of {events} events resumed, {name}", "s", value, 2, why, bare)
     result = {
         "benchmark": "big", "rows": rows,
         "versions": {"python": platform.python_version()},

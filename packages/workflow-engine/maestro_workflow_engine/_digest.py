@@ -6,31 +6,34 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import compress
-from operator import attrgetter, not_
 from typing import Any
 
 from ._expression import Expression, Text
 from ._model import Node, Ref, Spec
 from ._shape import Shape
 
-_spec, _name = attrgetter("spec"), attrgetter("name")
-_needs, _direct = attrgetter("needs"), attrgetter("direct")
-
 
 def shape_of(nodes: Sequence[Node]) -> Shape:
     """Return names, digests and dependencies of steps."""
-    found = list(map(_spec, nodes))
-    keys = list(map(id, found))
-    specs = dict(zip(keys, found, strict=True))
-    known = {key: spec_digest(spec) for key, spec in specs.items()}
-    digests = list(map(known.__getitem__, keys))
-    # Of direct nodes the arguments are what they wait for: `Shape.needs` has those.
-    for index in compress(range(len(nodes)), map(not_, map(_direct, nodes))):
-        digests[index] = _node_digest(nodes[index], digests[index])
-    return Shape(
-        names=list(map(_name, nodes)), digests=digests, needs=list(map(_needs, nodes))
-    )
+    names: list[str] = []
+    digests: list[str] = []
+    needs: list[Sequence[int]] = []
+    known: dict[int, str] = {}
+    last: Spec | None = None
+    digest = ""
+    for node in nodes:
+        spec = node.spec
+        if spec is not last:  # neighbours often share theirs
+            last = spec
+            found = known.get(id(spec))
+            if found is None:
+                found = known[id(spec)] = spec_digest(spec)
+            digest = found
+        names.append(node.name)
+        needs.append(node.needs)
+        # Of direct nodes the arguments are what they wait for: `needs` has those.
+        digests.append(digest if node.direct else _node_digest(node, digest))
+    return Shape(names=names, digests=digests, needs=needs)
 
 
 def _node_digest(node: Node, base: str) -> str:

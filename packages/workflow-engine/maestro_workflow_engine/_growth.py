@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from ._workflow import Workflow
 
 _RUNNABLE = ("python", "async", "command")
-_spec_of, _name_of = attrgetter("spec"), attrgetter("name")
-_is_direct = attrgetter("direct")
+_name_of = attrgetter("name")
 
 
 class Chunk:
@@ -72,11 +71,11 @@ class Growth:
             graph = compile_rest(count, _needs(nodes, left, shift, done))
         else:
             graph = workflow.graph()
-        found = list(map(_spec_of, nodes))
-        keys = list(map(id, found))
-        specs = dict(zip(keys, found, strict=True))
+        special, times = self._looks(nodes)
         if priorities is None:
-            times = self._estimates(nodes, keys, specs, left)
+            if known := self.durations:
+                for index in left:
+                    times[index] = known.get(nodes[index].name, times[index])
             priorities = bottom_levels(graph, times)
         steps.nodes += nodes
         steps.waits += graph.waits
@@ -86,11 +85,7 @@ class Growth:
         steps.grow(count)
         if steps.group is not None:
             steps.group += [steps.groups] * count
-        marks = {key: self.mark(spec) for key, spec in specs.items()}
-        steps.special[shift:] = bytes(map(marks.__getitem__, keys))
-        for index in compress(range(count), map(not_, map(_is_direct, nodes))):
-            if nodes[index].when is not True or nodes[index].mapping is not None:
-                steps.special[shift + index] = SPECIAL
+        steps.special[shift:] = special
         if shift or len(workflow.index) != count:
             names = map(_name_of, nodes)
             steps.index.update(zip(names, range(shift, shift + count), strict=False))
@@ -116,19 +111,25 @@ class Growth:
             return SPECIAL
         return POOLED if spec.pools else 0
 
-    def _estimates(
-        self,
-        nodes: Sequence[Node],
-        keys: Sequence[int],
-        specs: Mapping[int, Spec],
-        left: Sequence[int],
-    ) -> list[float]:
-        guesses = {key: _guess(spec) for key, spec in specs.items()}
-        times = list(map(guesses.__getitem__, keys))
-        if known := self.durations:
-            for index in left:
-                times[index] = known.get(nodes[index].name, times[index])
-        return times
+    def _looks(self, nodes: Sequence[Node]) -> tuple[bytearray, list[float]]:
+        """Tell what is special about each step, and how long it may take."""
+        known: dict[int, tuple[int, float]] = {}
+        last: Spec | None = None
+        mark, guess = 0, 0.0
+        special = bytearray()
+        times: list[float] = []
+        for node in nodes:
+            spec = node.spec
+            if spec is not last:  # neighbours often share theirs
+                last = spec
+                found = known.get(id(spec))
+                if found is None:
+                    found = known[id(spec)] = (self.mark(spec), _guess(spec))
+                mark, guess = found
+            times.append(guess)
+            plain = node.direct or (node.when is True and node.mapping is None)
+            special.append(mark if plain else SPECIAL)
+        return special, times
 
     def _remembered(
         self, nodes: Sequence[Node], *, known: bool = False

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain, repeat
+from operator import eq
 from sqlite3 import Connection
 
 _WINDOW = 4_096  # events read at a time
 # What nearly all of a journal is: successes, and starts that are not in one row with
-# others. One query for both would read once, but SQLite takes twice as long for it.
+# others. One query for both would read once, but SQLite takes longer for it.
 _IN_WINDOW = "run=? AND seq>? AND seq<=?"
 _FIRST = "kind='started' AND attempt=1 AND step!=''"
 _SUCCESSES = f"FROM event WHERE kind='succeeded' AND {_IN_WINDOW}"
@@ -19,6 +20,8 @@ _OTHERS = (
     f"SELECT step,attempt,kind,value,note FROM event WHERE {_IN_WINDOW} AND "  # noqa: S608 - only our own text
     f"NOT({_FIRST} OR kind='succeeded' AND attempt=1) ORDER BY seq"
 )
+# Between what SQLite joins. A constant: char(30) would be called for each row.
+_BETWEEN = "\x1e"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,16 +79,16 @@ def read_past(db: Connection, key: int, index: Mapping[str, int]) -> Past:
     """Fold a run's events; `index` has the positions of the steps known beforehand."""
     found = Past(last=last_event(db, key), texts=[None] * len(index))
     order = list(index)
-    if list(index.values()) != list(range(len(order))):
+    if not all(map(eq, index.values(), range(len(order)))):
         order = []
-    begun: set[str] = set()  # once, and not succeeded so far as we have read
+    begun: list[str] = []  # once, and not succeeded so far as we have read
     ended: dict[str, int] = {}
     for low in range(0, found.last, _WINDOW):
         window = (key, low, low + _WINDOW)
-        begun.update(_joined(db, _STARTS, window)[0])
+        begun += _joined(db, _STARTS, window)[0]
         _others(db, window, found, begun, ended)
         names, texts = _joined(db, _SUCCESSES, window)
-        begun.difference_update(names)
+        begun = _without(begun, names)
         found.keep(index, order, names, texts)
     tries = found.tries
     for step in begun:
@@ -98,6 +101,14 @@ def read_past(db: Connection, key: int, index: Mapping[str, int]) -> Past:
         and found.text(step, index.get(step)) is None
     )
     return found
+
+
+def _without(begun: list[str], names: list[str]) -> list[str]:
+    """Return what has begun and not succeeded; most succeed in the order of starts."""
+    if begun[: len(names)] == names:
+        return begun[len(names) :]
+    gone = set(names)
+    return [step for step in begun if step not in gone]
 
 
 def last_event(db: Connection, key: int) -> int:
@@ -116,13 +127,13 @@ def _joined(
     SQLite joins them to one text, which takes less time than a row for each.
     """
     count, *texts = db.execute(
-        "SELECT count(*),group_concat(step,char(30)),"
-        f"group_concat(coalesce(value,''),char(30)) {where}",
+        f"SELECT count(*),group_concat(step,'{_BETWEEN}'),"
+        f"group_concat(coalesce(value,''),'{_BETWEEN}') {where}",
         window,
     ).fetchone()
     if not count:
         return [], []
-    names, values = (text.split("\x1e") for text in texts)
+    names, values = (text.split(_BETWEEN) for text in texts)
     if len(names) != count:  # a step has that character in its name
         rows = db.execute(f"SELECT step,value {where}", window).fetchall()
         return [row[0] for row in rows], [row[1] for row in rows]
@@ -133,7 +144,7 @@ def _others(
     db: Connection,
     window: tuple[int, int, int],
     found: Past,
-    begun: set[str],
+    begun: list[str],
     ended: dict[str, int],
 ) -> None:
     """Take in what is not a first start or a success at the first attempt."""
@@ -159,7 +170,7 @@ def _others(
         elif kind == "added":
             found.added.append(str(note))
     if together:  # one call for many lists
-        begun.update(*json.loads(f"[{','.join(together)}]"))
+        begun += chain.from_iterable(json.loads(f"[{','.join(together)}]"))
 
 
 def starts_of(names: str, numbers: str | None) -> Iterator[tuple[str, int]]:

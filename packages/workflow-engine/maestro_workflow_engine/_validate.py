@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from itertools import compress
-from operator import attrgetter, not_
 from typing import TYPE_CHECKING
 
 from ._graph import find_cycle
-from ._model import Node
+from ._model import Node, Spec
 from .errors import CycleError, DefinitionError, Problem, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,13 +19,9 @@ def validate(workflow: Workflow) -> None:
 
     A circle raises CycleError, unless there are other problems to tell as well.
     """
-    direct = list(map(_direct, workflow.nodes))
-    problems = [
-        problem
-        for node in _representatives(workflow.nodes, direct)
-        for problem in _node_problems(workflow, node)
-    ]
-    circle = _circle(workflow, direct)
+    kinds, odd = _representatives(workflow.nodes)
+    problems = [problem for node in kinds for problem in _node_problems(workflow, node)]
+    circle = _circle(workflow, odd)
     if circle:
         names = [workflow.nodes[index].name for index in circle]
         error = CycleError(names, _where(workflow, names[0]))
@@ -47,35 +41,44 @@ def validate(workflow: Workflow) -> None:
         raise DefinitionError(problems)
 
 
-def _circle(workflow: Workflow, direct: Sequence[bool]) -> list[int]:
+def _circle(workflow: Workflow, odd: Sequence[int]) -> list[int]:
     nodes = workflow.nodes
     # Direct nodes are made by calls, so each stands after what it needs.
-    odd = compress(range(len(nodes)), map(not_, direct))
     if all(max(nodes[index].needs, default=-1) < index for index in odd):
         return []
     return find_cycle([node.needs for node in nodes], workflow.graph())
 
 
-def _representatives(nodes: Sequence[Node], direct: Sequence[bool]) -> list[Node]:
-    """One node of each kind of call: a million equal calls are checked once."""
-    plain = list(compress(nodes, direct))
-    calls = zip(map(id, map(_spec, plain)), map(len, map(_args, plain)), strict=True)
-    found = list(dict(zip(calls, plain, strict=True)).values())
-    if len(plain) < len(nodes):
-        shapes = {
-            (
-                id(node.spec),
-                len(node.args),
-                node.kwargs and (*node.kwargs,),
-                node.mapping is None,
-            ): node
-            for node in compress(nodes, map(not_, direct))
-        }
-        found += shapes.values()
-    return found
+def _representatives(nodes: Sequence[Node]) -> tuple[list[Node], list[int]]:
+    """One node of each kind of call: a million equal calls are checked once.
 
-
-_direct, _spec, _args = attrgetter("direct"), attrgetter("spec"), attrgetter("args")
+    And the positions of those that are not direct.
+    """
+    calls: dict[int, dict[int, Node]] = {}
+    known: dict[int, Node] = {}
+    last: Spec | None = None
+    odd: list[int] = []
+    for index, node in enumerate(nodes):
+        if not node.direct:
+            odd.append(index)
+            continue
+        spec = node.spec
+        if spec is not last:  # neighbours often share theirs
+            last = spec
+            known = calls.setdefault(id(spec), {})
+        known[len(node.args)] = node
+    found = [node for kinds in calls.values() for node in kinds.values()]
+    shapes = {
+        (
+            id(node.spec),
+            len(node.args),
+            node.kwargs and (*node.kwargs,),
+            node.mapping is None,
+        ): node
+        for node in map(nodes.__getitem__, odd)
+    }
+    found += shapes.values()
+    return found, odd
 
 
 def _where(workflow: Workflow, name: str) -> str:
