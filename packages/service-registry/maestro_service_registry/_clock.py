@@ -10,7 +10,7 @@ only its lease counts.
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -94,7 +94,7 @@ class Process:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def visible(self) -> bool:
         """Tell whether this host and pid namespace can see the process."""

@@ -1,9 +1,9 @@
 """Wake the other processes that use the same SQLite file.
 
 Each waiter owns a Unix datagram socket in the folder `<file>.bells`; a writer sends
-one byte to each. A bell that rings in vain costs nothing, a bell that is missed costs
-one second: waiters also look for themselves. Sockets whose owner died are removed by
-the next writer.
+one byte to each, to the caches of all instances last. A bell that rings in vain costs
+nothing, a bell that is missed costs one second: waiters also look for themselves.
+Sockets whose owner died are removed by the next writer.
 """
 
 import contextlib
@@ -17,27 +17,32 @@ from typing import final
 
 __all__ = ["Bell", "BellTower"]
 
+LATER = "~"  # sorts after every digit
+
 
 @final
 class Bell:
     """One socket that wakes its owner."""
 
-    def __init__(self, folder: int) -> None:
+    def __init__(self, folder: int, *, first: bool) -> None:
         # /proc/self/fd keeps the address short: sun_path holds 107 bytes.
-        self._folder = folder
-        self._name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self._folder, self.first = folder, first
+        self._name = f"{'' if first else LATER}{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.bind(f"/proc/self/fd/{folder}/{self._name}")
+        self._poll = select.poll()  # select() ends at file 1023
+        self._poll.register(self._socket, select.POLLIN)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it rings; return False when it did not."""
-        if not select.select([self._socket], [], [], max(0.0, seconds))[0]:
-            return False
+        """Wait until it rings, or has rung since `hush`; False when it did not."""
+        return bool(self._poll.poll(1000 * max(0.0, seconds)))
+
+    def hush(self) -> None:
+        """Forget that it rang."""
         with contextlib.suppress(BlockingIOError):
             while self._socket.recv(16):
                 pass
-        return True
 
     def close(self) -> None:
         """Remove the socket."""
@@ -53,23 +58,22 @@ class BellTower:
     def __init__(self, file: Path) -> None:
         folder = file.with_name(file.name + ".bells")
         folder.mkdir(mode=0o700, exist_ok=True)
-        self._path = folder
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._idle: list[Bell] = []
+        self._idle: dict[bool, list[Bell]] = {True: [], False: []}
         self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sender.setblocking(False)
         self._seen: tuple[int, list[str]] = (-1, [])
 
-    def borrow(self) -> Bell:
+    def borrow(self, *, first: bool) -> Bell:
         """Return a bell of this process that nobody waits on."""
         try:
-            return self._idle.pop()
+            return self._idle[first].pop()
         except IndexError:
-            return Bell(self._folder)
+            return Bell(self._folder, first=first)
 
     def give_back(self, bell: Bell) -> None:
         """Keep a bell for the next waiter."""
-        self._idle.append(bell)
+        self._idle[bell.first].append(bell)
 
     def ring(self) -> None:
         """Wake every waiter of every process."""
@@ -86,8 +90,9 @@ class BellTower:
 
     def close(self) -> None:
         """Close everything of this process."""
-        while self._idle:
-            self._idle.pop().close()
+        for bells in self._idle.values():
+            while bells:
+                bells.pop().close()
         self._sender.close()
         os.close(self._folder)
 
@@ -95,7 +100,7 @@ class BellTower:
         # The folder's time changes with each socket that comes or goes.
         changed = os.fstat(self._folder).st_mtime_ns
         if changed != self._seen[0]:
-            names = os.listdir(self._folder)  # noqa: PTH208 - by descriptor
+            names = sorted(os.listdir(self._folder))  # noqa: PTH208 - by descriptor
             # File times move in steps of some ms: a fresh one may hide a newcomer.
             settled = abs(time.time_ns() - changed) > 50_000_000
             self._seen = (changed if settled else -1, names)

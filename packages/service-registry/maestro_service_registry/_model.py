@@ -8,7 +8,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from ipaddress import ip_address
+from operator import attrgetter
 from typing import Any, Literal
 
 from ._args import pairs, words
@@ -26,6 +28,7 @@ HEALTHS = ("passing", "warning", "critical", "unknown")
 OUTPUT_BYTES = 4096
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _ID = re.compile(r"[^\x00-\x20\x7f]{1,253}")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
@@ -80,8 +83,11 @@ class Instance:
         if type(self.meta) is not dict or type(self.requires) is not dict:
             object.__setattr__(self, "meta", pairs("meta", self.meta))
             object.__setattr__(self, "requires", pairs("requires", self.requires))
-        check_name("service", self.service)
-        _check_place(self)
+        simple = _SIMPLE(self)
+        try:
+            _check(*simple)
+        except TypeError:  # what cannot be hashed is no right value
+            _check.__wrapped__(*simple)
         _check_labels(self)
 
     @property
@@ -107,9 +113,7 @@ class Instance:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, with what this version does not know."""
         found = dict(self.extra)
-        for item in fields(self):
-            if item.name not in ("extra", "created", "revision", "lease"):
-                found[item.name] = getattr(self, item.name)
+        found.update(zip(_WRITTEN, _WRITTEN_OF(self), strict=True))
         found["tags"] = sorted(self.tags)
         found["meta"], found["requires"] = dict(self.meta), dict(self.requires)
         found["process"] = self.process.to_dict() if self.process else None
@@ -118,16 +122,18 @@ class Instance:
 
     def to_json(self) -> str:
         """Return what is stored."""
-        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False)
+        return _encode(self.to_dict())
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], **known: Any) -> "Instance":
         """Read `to_dict`'s data; keep unknown fields in `extra`."""
-        mine = {k: v for k, v in raw.items() if k in _FIELDS}
+        mine, extra = dict(raw), dict[str, Any]()
+        if not raw.keys() <= _FIELDS:
+            mine = {k: v for k, v in raw.items() if k in _FIELDS}
+            extra = {k: v for k, v in raw.items() if k not in _FIELDS}
         mine["tags"] = frozenset(words("tags", raw.get("tags", ())))
         mine["process"] = Process.of(raw.get("process"))
         mine["checks"] = tuple(_report(r) for r in raw.get("checks", ()))
-        extra = {k: v for k, v in raw.items() if k not in _FIELDS}
         return cls(**(mine | known), extra=extra)
 
     def with_reports(self, reports: Iterable[CheckReport], now: float) -> "Instance":
@@ -141,6 +147,13 @@ class Instance:
 
 
 _FIELDS = {item.name for item in fields(Instance)} - {"extra", "created", "revision"}
+_WRITTEN = [item.name for item in fields(Instance) if item.name in _FIELDS - {"lease"}]
+_WRITTEN_OF = attrgetter(*_WRITTEN)
+_SIMPLE = attrgetter(
+    *("service", "id", "host", "port", "scheme"),
+    *("version", "zone", "region", "weight", "status", "health"),
+)
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def instance_key(service: str, id: str) -> str:
@@ -186,37 +199,38 @@ def check_ttl(value: Any) -> float:
     return float(value)
 
 
-def _check_place(instance: Any) -> None:
+@lru_cache(maxsize=4096, typed=True)  # typed: 1, 1.0 and True are equal
+def _check(*simple: Any) -> None:
     # Any: these come from users and from other programs, whatever the types say.
-    if not isinstance(instance.id, str) or not _ID.fullmatch(instance.id):
+    service, id, host, port, scheme, version, zone, region = simple[:8]
+    weight, status, health = simple[8:]
+    check_name("service", service)
+    if not isinstance(id, str) or not _ID.fullmatch(id):
         expected = "1 to 253 characters without spaces or control characters"
-        raise InvalidInput("id", instance.id, expected)
-    host = instance.host
-    if not isinstance(host, str) or not (_is_ip(host) or _HOST.fullmatch(host)):
+        raise InvalidInput("id", id, expected)
+    if not isinstance(host, str) or not _is_host(host):
         raise InvalidInput("host", host, "a host name or an IP address")
-    port = instance.port
     if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
         raise InvalidInput("port", port, "a number from 0 to 65535 (0: no port)")
-    if not re.fullmatch(r"[a-z][a-z0-9+.-]{0,31}", str(instance.scheme)):
-        raise InvalidInput("scheme", instance.scheme, "a URL scheme such as http")
-
-
-def _check_labels(instance: Any) -> None:
-    parse_version(instance.version)
-    for field_name, value in (("zone", instance.zone), ("region", instance.region)):
+    if not _SCHEME.fullmatch(str(scheme)):
+        raise InvalidInput("scheme", scheme, "a URL scheme such as http")
+    parse_version(version)
+    for field_name, value in (("zone", zone), ("region", region)):
         if value:
             check_name(field_name, value)
-    weight = instance.weight
     if (
         not isinstance(weight, int)
         or isinstance(weight, bool)
         or not 0 <= weight <= 65535
     ):
         raise InvalidInput("weight", weight, "a number from 0 to 65535")
-    if instance.status not in STATUSES:
-        raise InvalidInput("status", instance.status, f"one of {', '.join(STATUSES)}")
-    if instance.health not in HEALTHS:
-        raise InvalidInput("health", instance.health, f"one of {', '.join(HEALTHS)}")
+    if status not in STATUSES:
+        raise InvalidInput("status", status, f"one of {', '.join(STATUSES)}")
+    if health not in HEALTHS:
+        raise InvalidInput("health", health, f"one of {', '.join(HEALTHS)}")
+
+
+def _check_labels(instance: Any) -> None:
     for tag in instance.tags:
         if not isinstance(tag, str) or not 1 <= len(tag) <= 255:
             raise InvalidInput("tags", tag, "texts of 1 to 255 characters")
@@ -234,18 +248,18 @@ def _check_labels(instance: Any) -> None:
             raise InvalidInput(name, wanted, error.expected) from None
 
 
-def _is_ip(text: str) -> bool:
+def _is_host(text: str) -> bool:
     try:
         ip_address(text)
     except ValueError:
-        return False
+        return _HOST.fullmatch(text) is not None
     return True
 
 
 def _report_dict(report: CheckReport) -> dict[str, Any]:
-    return {item.name: getattr(report, item.name) for item in fields(report)}
+    return {name: getattr(report, name) for name in CheckReport.__slots__}
 
 
 def _report(raw: Mapping[str, Any]) -> CheckReport:
-    known = {item.name for item in fields(CheckReport)}
+    known = CheckReport.__slots__
     return CheckReport(**{k: v for k, v in raw.items() if k in known})

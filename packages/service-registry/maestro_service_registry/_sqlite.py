@@ -36,6 +36,7 @@ from ._store import (
     Event,
     Lease,
     Op,
+    Put,
     Record,
     Snapshot,
 )
@@ -90,6 +91,11 @@ CREATE INDEX IF NOT EXISTS leases_due ON leases (due);
 CREATE TABLE IF NOT EXISTS events (revision INTEGER NOT NULL, n INTEGER NOT NULL,
     key TEXT NOT NULL, value TEXT, created INTEGER, lease TEXT,
     PRIMARY KEY (revision, n)) WITHOUT ROWID;
+"""
+_AFTER = """
+SELECT key, e.revision, value, created, lease, state.revision, compacted
+FROM state LEFT JOIN events AS e ON e.revision > ? AND key >= ? AND key < ?
+WHERE one = 1 ORDER BY e.revision, n LIMIT ?
 """
 _LEAKED: Final[list[sqlite3.Connection]] = []  # the parent's, seen from a forked child
 
@@ -213,14 +219,18 @@ class SqliteStore:
             return batch
         deadline = time.monotonic() + timeout
         bells = self._bells
-        bell = bells.borrow()
+        bell = bells.borrow(first=prefix != "i/")
         try:
             while True:  # look once more: the bell hung only after the first look
+                bell.hush()
                 batch = self._after(prefix, since)
                 left = deadline - time.monotonic()
                 if batch.events or left <= 0 or self._closed:
                     return batch
-                bell.wait(min(left, 1.0))
+                if bell.wait(min(left, 1.0)):
+                    batch = self._after(prefix, since)
+                    if batch.events:
+                        return batch
         finally:
             if self._closed or self._pid != os.getpid() or bells is not self._bells:
                 bell.close()
@@ -272,6 +282,7 @@ class SqliteStore:
             db.close()
             raise
         self._db, self._bells = db, bells
+        self._durable = False  # what the connection's `synchronous` is set for
         self._pid = os.getpid()
 
     def _unusable(self, error: Exception) -> StoreError:
@@ -359,7 +370,9 @@ class SqliteStore:
     @contextmanager
     def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         with self._connection() as db:
-            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            if durable is not self._durable:
+                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -383,14 +396,7 @@ class SqliteStore:
                 if gone.rowcount:
                     _log_event(db, revision, n, op.key, None, None, None)
                 continue
-            if op.lease is not None and not _exists(db, op.lease):
-                raise LeaseLost(op.lease, "it ended before the commit")
-            created = db.execute(
-                "INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO "
-                "UPDATE SET value = excluded.value, revision = excluded.revision, "
-                "lease = excluded.lease RETURNING created",
-                (op.key, op.value, revision, revision, op.lease),
-            ).fetchone()[0]
+            created = _put(db, op, revision)
             _log_event(db, revision, n, op.key, op.value, created, op.lease)
         if revision % 1000 == 0:
             self._prune(db, revision - self._keep)
@@ -411,38 +417,43 @@ class SqliteStore:
             for id, ttl, due, strict, owner in rows
         )
 
-    def _after(self, prefix: str, since: int) -> Batch:
-        with self._reading() as db:
-            revision, compacted = self._state(db)
-            if since == revision:
-                return Batch((), revision)
-            if since < compacted or since > revision:
-                raise Compacted(since, compacted + 1)
-            rows = db.execute(
-                "SELECT key, revision, value, created, lease FROM events "
-                "WHERE revision > ? AND key >= ? AND key < ? "
-                "ORDER BY revision, n LIMIT ?",
-                (since, prefix, prefix + "\U0010ffff", BATCH + 1),
-            ).fetchall()
-            if len(rows) > BATCH:
-                rows, revision = _whole_revisions(db, rows, prefix)
-        return Batch(tuple(_event(row) for row in rows), revision)
+    def _after(self, prefix: str, since: int, most: int = BATCH) -> Batch:
+        limits = (since, prefix, prefix + "\U0010ffff", most + 1)
+        with self._connection() as db:  # one statement, so no BEGIN and no COMMIT
+            rows = db.execute(_AFTER, limits).fetchall()
+        revision, compacted = rows[0][5:]
+        if since == revision:
+            return Batch((), revision)
+        if since < compacted or since > revision:
+            raise Compacted(since, compacted + 1)
+        if rows[0][0] is None:  # nothing under this prefix
+            return Batch((), revision)
+        if len(rows) > most:  # cut it between two revisions, never inside one
+            revision = rows[-1][1] - 1
+            rows = [row for row in rows if row[1] <= revision]
+            if not rows:
+                return self._after(prefix, since, 1 << 60)
+        return Batch(tuple(map(_event, rows)), revision)
 
 
-def _whole_revisions(
-    db: sqlite3.Connection, rows: list[Any], prefix: str
-) -> tuple[list[Any], int]:
-    """Cut a long batch between two revisions, never inside one."""
-    last = rows[-1][1]
-    kept = [row for row in rows if row[1] < last]
-    if kept:
-        return kept, last - 1
-    rows = db.execute(
-        "SELECT key, revision, value, created, lease FROM events "
-        "WHERE revision = ? AND key >= ? AND key < ? ORDER BY n",
-        (last, prefix, prefix + "\U0010ffff"),
-    ).fetchall()
-    return rows, last
+def _put(db: sqlite3.Connection, op: Put, revision: int) -> int:
+    """Write a record; return the revision that created it."""
+    row = db.execute(  # a record ends with its lease: there is one, there is the other
+        "UPDATE records SET value = ?, revision = ? WHERE key = ? AND lease IS ? "
+        "RETURNING created",
+        (op.value, revision, op.key, op.lease),
+    ).fetchone()
+    if row:
+        return int(row[0])
+    if op.lease is not None and not _exists(db, op.lease):
+        raise LeaseLost(op.lease, "it ended before the commit")
+    row = db.execute(
+        "INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO "
+        "UPDATE SET value = excluded.value, revision = excluded.revision, "
+        "lease = excluded.lease RETURNING created",
+        (op.key, op.value, revision, revision, op.lease),
+    ).fetchone()
+    return int(row[0])
 
 
 def _log_event(db: sqlite3.Connection, *row: object) -> None:
@@ -450,7 +461,7 @@ def _log_event(db: sqlite3.Connection, *row: object) -> None:
 
 
 def _event(row: Any) -> Event:
-    key, revision, value, created, lease = row
+    key, revision, value, created, lease = row[:5]
     if value is None:
         return Event(key, revision, None)
     return Event(key, revision, Record(key, value, created, revision, lease))

@@ -177,7 +177,9 @@ class Reaper:
         """End `lease` as soon as `process` is dead."""
         if not self.works or process is None or lease is None:
             return
-        if process.pid == os.getpid() or not process.visible():
+        if process.pid == os.getpid():
+            return
+        if process not in self._leases and not process.visible():
             return
         with self._lock:
             known = self._leases.get(process)

@@ -72,12 +72,12 @@ def test_py_consul_registers_passes_a_ttl_check_and_finds(client):
 
 
 def test_a_ttl_check_without_reports_turns_critical(client):
-    client.agent.service.register("mute", port=1, check=consul.Check.ttl("1s"))
+    client.agent.service.register("mute", port=1, check=consul.Check.ttl("2s"))
     client.agent.check.ttl_pass("service:mute")
     assert len(client.health.service("mute", passing=True)[1]) == 1
     wait_until(lambda: client.health.service("mute", passing=True)[1] == [])
     _, (entry,) = client.health.service("mute")
-    assert "no report for 1 s" in entry["Checks"][0]["Output"]
+    assert "no report for 2 s" in entry["Checks"][0]["Output"]
 
 
 def test_a_critical_service_is_deregistered_when_told_so_without_a_minimum(client):

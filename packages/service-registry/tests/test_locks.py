@@ -85,12 +85,12 @@ def test_giving_up_leaves_nothing_behind(registry):
 
 
 def test_a_killed_session_is_noticed_by_the_holder(registry):
-    with registry.lock("job", ttl=0.6) as lock:
+    with registry.lock("job", ttl=2) as lock:
         assert lock.guard() == lock.fence
         registry.store.revoke([lock._beat.lease])
         with pytest.raises(LockLost, match="stop writing"):
             lock.guard(verify=True)
-        assert lock.lost.wait(5)
+        assert lock.lost.wait(20)
         with pytest.raises(LockLost):
             lock.guard()
         assert not lock.held
@@ -170,7 +170,7 @@ def test_a_killed_holder_is_replaced_at_once_on_one_host(tmp_path, registry):
     thread.join(30)
     holder.communicate()
     assert got[0][1] > fence
-    assert got[0][0] - killed < 5, "the TTL is 300 s"
+    assert got[0][0] - killed < 30, "the TTL is 300 s"
 
 
 def test_misuse_is_told(registry):

@@ -181,7 +181,7 @@ class SlowEvents:
 
 def test_a_view_sees_what_was_written_before_it_was_asked_for():
     """However late the news are, and after a farewell too."""
-    with ServiceRegistry(SlowEvents(0.2)) as registry:
+    with ServiceRegistry(SlowEvents(0.1)) as registry:
         registry.service("billing")
         with registry.register("shop", port=1) as shop:
             assert registry.service("shop").pick().id == shop.instance.id
