@@ -53,12 +53,17 @@ def keep_roster(db: sqlite3.Connection, tests: Sequence[int]) -> int:
 
 
 class Loader:
-    """Puts results into the open transaction of a part."""
+    """Puts results into the open transaction of a new part."""
 
-    def __init__(self, db: sqlite3.Connection, run: int, part: int) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, run: int, shard: str, digest: str
+    ) -> None:
         self.db = db
         self.run = run
-        self.part = part
+        self.part = db.execute(
+            "INSERT INTO part(run, shard, digest, counts, diagnostics) VALUES(?,?,?,'','')",
+            (run, shard, digest),
+        ).lastrowid
         self.tests: dict[str, int] = dict(db.execute("SELECT key, id FROM test"))
         # The attempts there are, by test: from other shards, then from this one.
         self.attempts: dict[int, int] = dict(
@@ -210,6 +215,21 @@ class Loader:
             (digest, _safe(result.message), zlib.compress(data, 6)),
         ).lastrowid
 
+    def finish(self, told: list[Diagnostic]) -> None:
+        """Put in the sums of the part and what was told, with what is to be added."""
+        if self.again:
+            text = f"{self.again} results of tests that were there already; kept as later attempts"
+            told.append(Diagnostic(path="", message=text, level="warning"))
+        self.db.execute(
+            "UPDATE part SET counts = ?, diagnostics = ?, roster = ? WHERE id = ?",
+            (
+                json.dumps(self.sums()),
+                json.dumps([[d.path, d.message, d.line, d.level] for d in told]),
+                self.roster(),
+                self.part,
+            ),
+        )
+
     def roster(self) -> int:
         """Keep which tests ran; returns the number of the roster."""
         ran = self.ran
@@ -225,13 +245,6 @@ class Loader:
             "tests": len(self.finals), **counts, "flaky": len(self.flaky),
             "us": self.us, "first": self.first, "stop": self.stop,
         }  # fmt: skip
-
-    def told(self) -> list[Diagnostic]:
-        """Return what is to be said about tests that came more than once."""
-        if not self.again:
-            return []
-        text = f"{self.again} results of tests that were there already; kept as later attempts"
-        return [Diagnostic(path="", message=text, level="warning")]
 
 
 def _safe(text: str | None) -> str | None:

@@ -149,12 +149,6 @@ class History:
             ).fetchone()
             if other and not replace:
                 raise RunExists(self.path, run_id, shard, other)
-            if commit or branch:  # a later shard may be the first that knows them
-                db.execute(
-                    "UPDATE run SET sha = coalesce(nullif(?, ''), sha),"
-                    " branch = coalesce(nullif(?, ''), branch) WHERE id = ?",
-                    (commit, branch, run),
-                )
             if old and not replace:
                 if digest and old[1] == digest:
                     return False
@@ -164,23 +158,9 @@ class History:
                     "DELETE FROM result WHERE run = ? AND part = ?", (run, old[0])
                 )
                 db.execute("DELETE FROM part WHERE id = ?", (old[0],))
-            part = db.execute(
-                "INSERT INTO part(run, shard, digest, counts, diagnostics) VALUES(?,?,?,'','')",
-                (run, shard, digest),
-            ).lastrowid
-            loader = Loader(db, run, part or 0)
+            loader = Loader(db, run, shard, digest)
             loader.load(results)
-            told = diagnostics if diagnostics is not None else []
-            told += loader.told()
-            db.execute(
-                "UPDATE part SET counts = ?, diagnostics = ?, roster = ? WHERE id = ?",
-                (
-                    json.dumps(loader.sums()),
-                    json.dumps([[d.path, d.message, d.line, d.level] for d in told]),
-                    loader.roster(),
-                    part,
-                ),
-            )
+            loader.finish([] if diagnostics is None else diagnostics)
         return True
 
     def runs(
@@ -405,6 +385,12 @@ def _run_number(
             )
             if told and known and told != known
         ]
+        if commit or branch:  # a later shard may be the first that knows them
+            db.execute(
+                "UPDATE run SET sha = coalesce(nullif(?, ''), sha),"
+                " branch = coalesce(nullif(?, ''), branch) WHERE id = ?",
+                (commit, branch, row[0]),
+            )
         return int(row[0]), " and ".join(other)
     made = db.execute(
         "INSERT INTO run(name, started, sha, branch, environment) VALUES(?,?,?,?,?)",
