@@ -4,7 +4,8 @@ python bench_engine.py [--short] [--json FILE]
 
 Each round runs every candidate once on graphs of one shape (layers of 100, two needs
 each); pydantic-graph, which has no such fan-in, runs a chain, and Prefect calls of a
-task in a flow. The bare loop only calls functions in a right order. Figures are medians, ratios are per round. Slow peers get fewer steps.
+task in a flow. The bare loop only calls the functions in an order that is right.
+Figures are medians, ratios are per round. Slow peers get fewer steps.
 Times are CPU of this process and its ended children per step: on a machine that does
 other work too, the time on the clock says more about that work. Prefect's server, a
 process of its own that goes on, is not in its figure. The clock is in the JSON as

@@ -180,6 +180,8 @@ class Worker:
         self._changed: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_early = False
+        self._reclaiming = False  # whether an answer about taken jobs is on its way
+        self._ending = False  # what ends from now on is acknowledged by `_finish`
 
     def handler(self, type: str, payload: type | None = None) -> Callable[[H], H]:
         """Register the function for a job type.
@@ -208,7 +210,7 @@ class Worker:
         self, *, until_empty: bool = False, signals: bool = False
     ) -> WorkerStats:
         """Do what `run` does in the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._ending = asyncio.get_running_loop(), False
         self._stop, self._changed = asyncio.Event(), asyncio.Event()
         if self._stop_early:
             self._stop.set()
@@ -335,10 +337,13 @@ class Worker:
                     break
                 script = redis.register_script(_scripts.RECLAIM)
                 idle = int(self.stream.idle * 1000)
-                answer = await script(
-                    keys=[key], args=[self.group, self.name, idle, start, free]
-                )
-                start, rows, deleted = answer
+                self._reclaiming = True
+                try:
+                    start, rows, deleted = await script(
+                        keys=[key], args=[self.group, self.name, idle, start, free]
+                    )
+                finally:
+                    self._reclaiming = False
                 for gone in deleted:
                     self._lost(key, gone.decode(), "its entry was trimmed or deleted")
                 for entry, deliveries, fields in rows:
@@ -368,8 +373,8 @@ class Worker:
             return
         script = redis.register_script(_scripts.EMPTY)
         keys = [self.stream.delayed, *self.stream.keys]
-        if not await script(keys=keys, args=[self.group]):
-            return
+        if not await script(keys=keys, args=[self.group]) or self._reclaiming:
+            return  # a reclaim on its way may have lost jobs to tell of
         self._stop.set()
 
     def _take(
@@ -515,7 +520,7 @@ class Worker:
     async def _acknowledge_all(self, redis: Client) -> None:
         """Send outcomes in batches, over lost connections; nothing is dropped."""
         assert self._changed is not None
-        while True:
+        while not self._ending:
             if not any(self._finished.values()):
                 await self._changed.wait()
                 self._changed.clear()
@@ -566,6 +571,9 @@ class Worker:
             await asyncio.wait(running, timeout=self._grace)
         for task in running:
             task.cancel()
+        # Both: up to Python 3.11 asyncio.wait_for, with which redis-py sends, drops a
+        # cancellation that comes together with its result.
+        self._ending = True
         tasks[2].cancel()
         await asyncio.gather(tasks[2], *running, return_exceptions=True)
         try:

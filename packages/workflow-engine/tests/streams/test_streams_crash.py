@@ -1,6 +1,7 @@
 """Workers killed, frozen and stopped; Redis restarted, frozen, emptied, trimmed."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import random
@@ -15,7 +16,14 @@ from pathlib import Path
 
 import pytest
 import redis
-from maestro_workflow_engine.streams import Group, Queue, Stream, Worker
+from maestro_workflow_engine.streams import (
+    Group,
+    Queue,
+    Stream,
+    Worker,
+    _scripts,
+    _worker,
+)
 
 STREAM = (
     "Stream(name='jobs', groups=(Group(name='workers'),), idle=1.5, max_deliveries=50)"
@@ -246,6 +254,31 @@ def test_a_stop_hands_back_what_was_not_finished(url):
         assert sorted(seen) == [(n, 1) for n in range(6)]
 
 
+def test_a_stop_ends_a_worker_whose_acknowledgement_drops_the_cancellation(url):
+    """As asyncio.wait_for of Python 3.11 does when its result comes at that moment."""
+    with Queue(url, stream()) as queue:
+        queue.put("t", 1)
+        worker = Worker(url, queue.stream)
+        worker.handler("t")(lambda job, payload: None)
+        real, begun = worker._acknowledge, threading.Event()
+
+        async def dropping(redis):
+            if not begun.is_set():
+                begun.set()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(60)
+            await real(redis)
+
+        worker._acknowledge = dropping
+        thread = threading.Thread(target=worker.run, daemon=True)
+        thread.start()
+        assert begun.wait(20)
+        worker.stop()
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+        assert queue.status().length == 0
+
+
 def test_sigterm_ends_a_worker_cleanly(crew):
     with Queue(crew.url, stream()) as queue:
         queue.put("t", {"n": 1, "seconds": 0})
@@ -342,6 +375,41 @@ def test_a_lost_group_is_made_again(url):
         wait_until(lambda: done == {1, 2})
         worker.stop()
         thread.join(timeout=20)
+
+
+def test_a_slow_answer_about_lost_jobs_is_waited_for(url, monkeypatch):
+    """Redis has removed the job by then, so the queue already looks empty."""
+    connect = _worker.connect_async
+
+    def slow(url):
+        client = connect(url)
+        register = client.register_script
+
+        def registered(text):
+            script = register(text)
+
+            async def late(**given):
+                answer = await script(**given)
+                await asyncio.sleep(0.5)
+                return answer
+
+            return late if text is _scripts.RECLAIM else script
+
+        client.register_script = registered
+        return client
+
+    monkeypatch.setattr(_worker, "connect_async", slow)
+    with Queue(url, stream()) as queue, redis.Redis.from_url(url) as raw:
+        queue.put("t", 1)
+        with contextlib.suppress(redis.ResponseError):  # it has been made
+            raw.xgroup_create("jobs", "workers", "0")
+        [[_, [[entry, _]]]] = raw.xreadgroup("workers", "gone", {"jobs": ">"})
+        raw.xclaim("jobs", "workers", "gone", 0, [entry], idle=60_000, justid=True)
+        raw.xtrim("jobs", maxlen=0, approximate=False)
+        events = []
+        worker = Worker(url, stream(), on_event=events.append)
+        worker.run(until_empty=True)
+        assert [e.kind for e in events if e.kind == "lost"] == ["lost"]
 
 
 def test_entries_trimmed_under_a_dead_worker_are_reported_as_lost(crew):
