@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import wraps
 from types import TracebackType
@@ -25,7 +26,8 @@ class Action:
 
     The intent is stored before the block runs; if it cannot be stored, the
     block does not run. Leaving the block stores the outcome, which points at
-    the intent by `ctx.intent`.
+    the intent by `ctx.intent`. A task that is cancelled while its intent is being
+    stored waits until it is, stores the failure, and then raises CancelledError.
 
     Attributes:
         data: what to record with the outcome.
@@ -64,7 +66,23 @@ class Action:
         self._audit.record(self._name, **self._closing(error))
 
     async def __aenter__(self) -> Action:
-        self.intent = await self._audit.arecord(self._name, **self._opening())
+        import asyncio
+
+        opening = self._audit.arecord(self._name, **self._opening())
+        storing = asyncio.ensure_future(opening)
+        try:
+            self.intent = await asyncio.shield(storing)
+        except asyncio.CancelledError as error:
+            # It is stored all the same, and the block that would end it never runs.
+            while not storing.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([storing])
+            if storing.cancelled():  # the loop ends: stored or not, nobody knows
+                self._audit.record(self._name, **self._closing(error))
+            elif storing.exception() is None:
+                self.intent = storing.result()
+                self._audit.record(self._name, **self._closing(error))
+            raise
         return self
 
     async def __aexit__(

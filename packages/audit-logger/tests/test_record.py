@@ -278,6 +278,41 @@ def test_a_cancelled_action_still_has_an_outcome(make_log):
     assert last(audit).outcome == "failure"
 
 
+@pytest.mark.parametrize("cancels", [1, 3])
+def test_an_action_cancelled_amid_its_intent_has_an_outcome(make_log, cancels):
+    """The intent is stored all the same; the block never runs."""
+    audit = make_log()
+    begun, go = threading.Event(), threading.Event()
+    real = audit._committer.commit_many
+
+    def slow(bodies):
+        begun.set()
+        assert go.wait(60)
+        return real(bodies)
+
+    async def work():
+        async with audit.action("job.run"):
+            raise AssertionError("the block ran")
+
+    async def main():
+        task = asyncio.create_task(work())
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        for _ in range(cancels):
+            task.cancel()
+            await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    audit._committer.commit_many = slow
+    asyncio.run(main())
+    intent, outcome = audit.query(action="job.run")
+    assert (intent.outcome, outcome.outcome) == ("unknown", "failure")
+    assert outcome.ctx["intent"] == intent.seq
+    assert outcome.data == {"error": "asyncio.exceptions.CancelledError"}
+
+
 def test_a_thousand_tasks_share_syncs_and_cancellation_loses_nothing(make_log):
     """Every acknowledged record is there; the chain holds."""
     audit = make_log(durability="commit")
