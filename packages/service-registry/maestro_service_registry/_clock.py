@@ -88,7 +88,7 @@ class Process:
     def of(cls, raw: Any) -> "Process | None":
         """Read what `to_dict` wrote; None for anything else."""
         try:
-            return cls(**raw)
+            return _known(**raw)
         except TypeError:
             return None
 
@@ -107,6 +107,9 @@ class Process:
         if not self.visible():
             return None
         return _start_time(self.pid) == self.started
+
+
+_known = lru_cache(maxsize=1024)(Process)
 
 
 @lru_cache(maxsize=1)

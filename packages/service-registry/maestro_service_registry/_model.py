@@ -148,12 +148,19 @@ class Instance:
 
 _FIELDS = {item.name for item in fields(Instance)} - {"extra", "created", "revision"}
 _WRITTEN = [item.name for item in fields(Instance) if item.name in _FIELDS - {"lease"}]
+_ALL = Instance.__slots__
+_ALL_OF = attrgetter(*_ALL)
 _WRITTEN_OF = attrgetter(*_WRITTEN)
 _SIMPLE = attrgetter(
     *("service", "id", "host", "port", "scheme"),
     *("version", "zone", "region", "weight", "status", "health"),
 )
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def changed(instance: Instance, changes: Mapping[str, Any]) -> Instance:
+    """Do what `replace` does, faster."""
+    return Instance(**dict(zip(_ALL, _ALL_OF(instance), strict=True), **changes))
 
 
 def instance_key(service: str, id: str) -> str:

@@ -20,7 +20,7 @@ from ._args import refuse
 from ._checks import Verdict
 from ._clock import Clock
 from ._heart import Beat, Heart
-from ._model import CheckReport, Health, Instance, instance_key
+from ._model import CheckReport, Health, Instance, changed, instance_key
 from ._store import Put, Record, Store
 from ._sweep import decode
 from .errors import Conflict, LeaseLost, StoreError, StoreUnavailable
@@ -98,7 +98,7 @@ class Registration:
         self._check_process()
         refuse("update()", changes, _CHANGEABLE)
         with self._lock:
-            self._change(replace(self._wanted, **changes))
+            self._change(changed(self._wanted, changes))
 
     def report(self, *reports: CheckReport) -> None:
         """Write new results of health checks; others keep their last result."""

@@ -92,6 +92,12 @@ CREATE TABLE IF NOT EXISTS events (revision INTEGER NOT NULL, n INTEGER NOT NULL
     key TEXT NOT NULL, value TEXT, created INTEGER, lease TEXT,
     PRIMARY KEY (revision, n)) WITHOUT ROWID;
 """
+# One statement sees one state of the file: no BEGIN, no COMMIT.
+_WITH = """
+SELECT key, value, created, r.revision, lease, state.revision
+FROM state LEFT JOIN records AS r ON key >= ? AND key < ?
+WHERE one = 1 ORDER BY key
+"""
 _AFTER = """
 SELECT key, e.revision, value, created, lease, state.revision, compacted
 FROM state LEFT JOIN events AS e ON e.revision > ? AND key >= ? AND key < ?
@@ -137,14 +143,10 @@ class SqliteStore:
 
     def read(self, prefix: str) -> Snapshot:
         """Return every record whose key starts with `prefix`."""
-        with self._reading() as db:
-            rows = db.execute(
-                "SELECT key, value, created, revision, lease FROM records "
-                "WHERE key >= ? AND key < ? ORDER BY key",
-                (prefix, prefix + "\U0010ffff"),
-            ).fetchall()
-            revision = self._state(db)[0]
-        return Snapshot(tuple(Record(*row) for row in rows), revision)
+        with self._connection() as db:
+            rows = db.execute(_WITH, (prefix, prefix + "\U0010ffff")).fetchall()
+        records = tuple(Record(*row[:5]) for row in rows if row[0] is not None)
+        return Snapshot(records, rows[0][5])
 
     def commit(self, ops: Sequence[Op], expect: Mapping[str, int] | None = None) -> int:
         """Apply all operations in one transaction and return its revision."""
@@ -358,16 +360,6 @@ class SqliteStore:
                 raise StoreUnavailable(f"{self.path}: {error}") from error
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Run several SELECTs against one state of the file."""
-        with self._connection() as db:
-            db.execute("BEGIN")
-            try:
-                yield db
-            finally:
-                _end(db, "COMMIT")
-
-    @contextmanager
     def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         with self._connection() as db:
             if durable is not self._durable:
@@ -380,10 +372,6 @@ class SqliteStore:
             except BaseException:
                 _end(db, "ROLLBACK")
                 raise
-
-    def _state(self, db: sqlite3.Connection) -> tuple[int, int]:
-        row = db.execute("SELECT revision, compacted FROM state").fetchone()
-        return int(row[0]), int(row[1])
 
     def _apply(self, db: sqlite3.Connection, ops: Sequence[Op]) -> int:
         row = db.execute(
@@ -403,7 +391,7 @@ class SqliteStore:
         return revision
 
     def _prune(self, db: sqlite3.Connection, below: int) -> None:
-        if below > self._state(db)[1]:
+        if below > db.execute("SELECT compacted FROM state").fetchone()[0]:
             db.execute("DELETE FROM events WHERE revision <= ?", (below,))
             db.execute("UPDATE state SET compacted = ?", (below,))
 
@@ -419,7 +407,7 @@ class SqliteStore:
 
     def _after(self, prefix: str, since: int, most: int = BATCH) -> Batch:
         limits = (since, prefix, prefix + "\U0010ffff", most + 1)
-        with self._connection() as db:  # one statement, so no BEGIN and no COMMIT
+        with self._connection() as db:
             rows = db.execute(_AFTER, limits).fetchall()
         revision, compacted = rows[0][5:]
         if since == revision:
