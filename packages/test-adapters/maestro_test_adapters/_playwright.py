@@ -331,9 +331,16 @@ class PlaywrightBackend:
 
     async def click(self, handle: ElementHandle, button: Any, count: int) -> None:
         # force: the page's script has waited already, with reasons of its own.
-        await self._guarded(
-            handle.click(button=button, click_count=count, force=True, timeout=_ACT_MS)
+        work = handle.click(
+            button=button, click_count=count, force=True, timeout=_ACT_MS
         )
+        try:
+            await self._guarded(work)
+        except Gone as gone:
+            # A slow page that it opens is for the next verb to wait for, not a reason
+            # to click again.
+            if "click action done" not in str(gone.__cause__):
+                raise
 
     async def hover(self, handle: ElementHandle) -> None:
         await self._guarded(handle.hover(force=True, timeout=_ACT_MS))

@@ -128,6 +128,17 @@ def test_click(page, log):
     log.should(text="sent by Ada")
 
 
+def test_a_click_that_opens_a_slow_page_is_done_once(page):
+    page.evaluate(
+        "() => { const a = document.createElement('a'); a.href = '/slow?3';"
+        " a.textContent = 'Slow page'; document.body.append(a); }"
+    )
+    page.get(text="Slow page").click()
+    page.should_be_at(re.compile("/slow"), timeout=20)
+    page.get(css="body").should(text="slow")
+    assert [one.url[-7:] for one in page.requests].count("/slow?3") == 1
+
+
 def test_click_far_below_scrolls_there(page, log):
     page.get(text="Far away").click()
     log.should(text="far")
