@@ -272,7 +272,8 @@ class Prober:
         while not running.stopped:
             running.heard.clear()
             try:
-                await asyncio.wait_for(running.heard.wait(), running.check.interval)
+                async with asyncio.timeout(running.check.interval):
+                    await running.heard.wait()
             except TimeoutError:
                 seconds = running.check.interval
                 late = Verdict("critical", f"no report for {seconds:g} s")
