@@ -224,7 +224,13 @@ def test_an_etcd_that_went_back_has_another_history(rewound):
             assert [event.revision for event in batch.events] == [at]
 
 
-@pytest.mark.parametrize("served", [False, True], ids=["etcd", "served"])
+@pytest.mark.parametrize(
+    "served",
+    [
+        pytest.param(False, id="etcd"),
+        pytest.param(True, id="served", marks=pytest.mark.drill),
+    ],
+)
 def test_no_view_keeps_what_a_restored_etcd_does_not_know(rewound, served):
     with contextlib.ExitStack() as stack:
         url = rewound.url

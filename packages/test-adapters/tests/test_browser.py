@@ -417,7 +417,7 @@ def test_nobody_at_an_address(browser, free_port):
 
 
 def test_what_follows_a_failed_open_is_not_cut_off(browser, site, free_port):
-    for _ in range(4):
+    for _ in range(2):
         with pytest.raises(NavigationFailed, match="ERR_CONNECTION_REFUSED"):
             browser.open(f"http://127.0.0.1:{free_port}/")
         browser.open("/second.html")
