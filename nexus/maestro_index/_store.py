@@ -36,6 +36,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from maestro_index.errors import ControlFault, Refused
+from maestro_index.files import sync_folder
 
 METADATA_LIMIT = 4 * 1024 * 1024  # bytes; the largest real METADATA is under 1 MB
 
@@ -388,15 +389,6 @@ def make_folders(folder: Path, root: Path) -> None:
     while folder != root:
         folder = folder.parent
         sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def versions(records: Iterable[FileRecord]) -> Iterator[str]:

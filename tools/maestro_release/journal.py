@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from maestro_index.files import sync_folder
+
 NAME = "journal.jsonl"
 
 
@@ -103,15 +105,6 @@ class Journal:
             os.fsync(file.fileno())
         if fresh:  # its name, too, or a power cut takes it all
             sync_folder(self._path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def ends_line(path: Path) -> bool:
