@@ -6,9 +6,11 @@ asynchronous API is used throughout: on the caller's loop, or on a thread of its
 
 import asyncio
 import os
+import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -71,6 +73,10 @@ _GONE_WORDS = (
     "not visible",
 )
 _ACT_MS = 2000
+_ABORTED = "net::ERR_ABORTED"
+_CUT_OFF = re.compile(f"interrupted by another navigation|{_ABORTED}")
+_TIMES_CUT_OFF = 3  # a page can reload itself while it is left; not for ever
+_LATE_PAGE_S = 1.0  # for what came in between, and for what comes after it
 _ERROR_PAGE_S = 5.0  # for Chromium to show it; it takes 0.1 s on an idle machine
 
 
@@ -299,7 +305,7 @@ class PlaywrightBackend:
 
         page.on("load", loaded)
         try:
-            await verb(*given, timeout=timeout * 1000)
+            await self._undisturbed(verb, timeout, *given)
         except PlaywrightTimeout as error:
             await self._stop_loading(page)
             raise NavigationFailed(
@@ -314,6 +320,51 @@ class PlaywrightBackend:
             raise NavigationFailed(where, reason) from error
         finally:
             page.remove_listener("load", loaded)
+
+    async def _undisturbed(
+        self, verb: Callable[..., Awaitable[Any]], timeout: float, *given: str
+    ) -> None:
+        """Navigate, also where what the last page had begun comes in between."""
+        page, ends = self._page, time.monotonic() + timeout
+        begun: asyncio.Queue[str]
+        came: asyncio.Queue[str]
+
+        def begins(request: PlaywrightRequest) -> None:
+            if request.is_navigation_request() and not request.redirected_from:
+                begun.put_nowait(request.url)
+
+        def arrived(frame: PlaywrightFrame) -> None:
+            if frame is page.main_frame:
+                came.put_nowait(frame.url)
+
+        def left() -> float:
+            return max(ends - time.monotonic(), 0.001) * 1000
+
+        page.on("request", begins)
+        page.on("framenavigated", arrived)
+        try:
+            for more in range(_TIMES_CUT_OFF, -1, -1):
+                begun, came = asyncio.Queue(), asyncio.Queue()  # of this try alone
+                try:
+                    await verb(*given, timeout=left())
+                except Error as error:
+                    cut = more and _CUT_OFF.search(str(error))
+                    if not cut:
+                        raise
+                    if cut[0] == _ABORTED:
+                        if await _second(begun) is None:
+                            raise  # its own doing: an answer without a page
+                        continue
+                else:
+                    return
+                # Playwright has given ours up; the browser still goes there.
+                ours = await _second(came)
+                if ours and not ours.startswith("chrome-error:"):
+                    await page.wait_for_load_state("load", timeout=left())
+                    return
+        finally:
+            page.remove_listener("request", begins)
+            page.remove_listener("framenavigated", arrived)
 
     async def _stop_loading(self, page: Page) -> None:
         """End what still loads: it would come over what is opened next."""
@@ -510,6 +561,12 @@ _CARET_TO_END = """(el) => {
     getSelection().collapseToEnd();
   }
 }"""
+
+
+async def _second(of: asyncio.Queue[str]) -> str | None:
+    """What comes after the first, or None if it is long in coming."""
+    await _within(_LATE_PAGE_S, of.get())
+    return await _within(_LATE_PAGE_S, of.get())
 
 
 async def _within(seconds: float, work: Awaitable[T]) -> T | None:

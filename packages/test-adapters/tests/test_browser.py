@@ -449,6 +449,20 @@ def test_a_script_that_loses_its_page_is_a_browser_error(page):
     page.should_be_at("/index.html")
 
 
+@pytest.mark.parametrize(
+    "leaving",
+    [
+        "() => { location.reload(); return 1; }",
+        "() => { location.href = '/slow?0.3'; return 1; }",
+    ],
+)
+def test_open_is_not_cut_off_by_what_the_last_page_began(page, site, leaving):
+    for turn in range(5):
+        page.evaluate(leaving)
+        page.open(f"/second.html?{turn}")
+        page.should_be_at(f"{site}/second.html?{turn}")
+
+
 def test_frames(page):
     frame = page.get(title="Outer frame").frame()
     frame.get(role="button", name="In frame").click()
