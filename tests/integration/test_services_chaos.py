@@ -114,6 +114,7 @@ def check(platform: Platform, load: Load, jobs: int) -> None:
         assert {run.state for run in journal.runs()} == {"succeeded"}
 
 
+@pytest.mark.drill
 def test_killed_services_come_back_and_nothing_is_lost(platform):
     load = batter(platform, kills=["template", "quality", "engine"], pause=0.6, jobs=2)
     platform.stop()

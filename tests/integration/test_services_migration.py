@@ -57,7 +57,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "template" else [pytest.mark.drill])
+        for name in sorted(MODULES)
+    ],
+)
 def test_a_service_passes_its_tests_before_and_after_the_move(name, tmp_path):
     need_packages()
     service = copy_services(tmp_path)[name]

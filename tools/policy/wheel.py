@@ -22,7 +22,7 @@ OVER = {
     "orchestration-core": 144 * 1024,
     "resilience": 94 * 1024,
     "service-registry": 146 * 1024,
-    "test-adapters": 122 * 1024,
+    "test-adapters": 123 * 1024,
     "test-result-aggregator": 122 * 1024,
     "workflow-engine": 170 * 1024,
     "yaml-config-parser": 80 * 1024,

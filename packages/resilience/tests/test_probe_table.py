@@ -78,6 +78,7 @@ class Careless:
         return guarded_async if inspect.iscoroutinefunction(fn) else guarded
 
 
+@pytest.mark.drill
 def test_every_probe_finds_its_mistake(script):
     answers = {
         title: {

@@ -199,9 +199,8 @@ def hub(net, kind, tmp_path, require_program):
         process.stdout.close()
 
 
-@pytest.mark.parametrize(
-    "kind", ["http", pytest.param("redis", marks=pytest.mark.drill)]
-)
+@pytest.mark.drill
+@pytest.mark.parametrize("kind", ["http", "redis"])
 def test_a_partition_moves_the_lock_and_never_shares_it(
     kind, net, tmp_path, require_program
 ):

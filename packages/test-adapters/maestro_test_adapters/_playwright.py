@@ -240,9 +240,8 @@ class PlaywrightBackend:
             raise Gone(_first_line(error)) from error
         except Error as error:
             message = _first_line(error)
-            if "has been closed" in message or "crashed" in message:
-                raise BrowserError(message) from error
-            if any(word in message.lower() for word in _GONE_WORDS):
+            ended = "has been closed" in message or "crashed" in message
+            if not ended and any(word in message.lower() for word in _GONE_WORDS):
                 raise Gone(message) from error
             raise BrowserError(message) from error
 
@@ -348,20 +347,19 @@ class PlaywrightBackend:
                 try:
                     await verb(*given, timeout=left())
                 except Error as error:
-                    cut = more and _CUT_OFF.search(str(error))
-                    if not cut:
+                    reason = str(error)
+                    if not more or not _CUT_OFF.search(reason):
                         raise
-                    if cut[0] == _ABORTED:
-                        if await _second(begun) is None:
-                            raise  # its own doing: an answer without a page
-                        continue
+                    if _ABORTED in reason and await _second(begun) is None:
+                        raise  # its own doing: an answer without a page
                 else:
                     return
-                # Playwright has given ours up; the browser still goes there.
-                ours = await _second(came)
-                if ours and not ours.startswith("chrome-error:"):
-                    await page.wait_for_load_state("load", timeout=left())
-                    return
+                if _ABORTED not in reason:
+                    # Playwright has given ours up; the browser still goes there.
+                    ours = await _second(came)
+                    if ours and not ours.startswith("chrome-error:"):
+                        await page.wait_for_load_state("load", timeout=left())
+                        return
         finally:
             page.remove_listener("request", begins)
             page.remove_listener("framenavigated", arrived)

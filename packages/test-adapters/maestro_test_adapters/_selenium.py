@@ -1,8 +1,10 @@
 """Selenium: the same verbs over WebDriver and BiDi."""
 
+import base64
 import functools
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +52,7 @@ from maestro_test_adapters.errors import (
 
 _SCRIPT_LIMIT_S = 60
 _ROUTED_WAIT_MS = 30
+_EVENTS_END_S = 2.0
 _GONE = (
     errors.StaleElementReferenceException,
     errors.NoSuchFrameException,
@@ -110,6 +113,7 @@ class SeleniumBackend:
         self._routes: list[Route] = []
         self._route_handler: Any = None
         self._bidi = bidi
+        self._firefox = driver.capabilities.get("browserName") == "firefox"
         self._closers: list[Callable[[], None]] = []
         driver.set_script_timeout(_SCRIPT_LIMIT_S)
         if bidi:
@@ -328,37 +332,24 @@ class SeleniumBackend:
             return bytes(self._guarded(self.driver.get_screenshot_as_png))
         if isinstance(self.driver, FirefoxDriver):
             return bytes(self._guarded(self.driver.get_full_page_screenshot_as_png))
-        return self._whole_page()
-
-    def _whole_page(self) -> bytes:
-        import base64
-
         shot = self._cdp(
             "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True}
         )
         return base64.b64decode(shot["data"])
 
     def _cdp(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        name = self.driver.capabilities.get("browserName", "?")
-        if name == "firefox":
+        if self._firefox:
             raise Unsupported(command, where="Selenium with Firefox")
-        execute = getattr(self.driver, "execute_cdp_cmd", None)
-        if execute is None:  # a remote session: the same command, by its path
-            self.driver.command_executor._commands["executeCdpCommand"] = (  # type: ignore[union-attr]
-                "POST",
-                "/session/$sessionId/goog/cdp/execute",
-            )
-            answer = self.driver.execute(
-                "executeCdpCommand", {"cmd": command, "params": arguments}
-            )
-            value: dict[str, Any] = answer["value"]
-            return value
-        done: dict[str, Any] = self._guarded(lambda: execute(command, arguments))
-        return done
+        # A remote session does not know the command by its name.
+        paths: dict[str, Any] = self.driver.command_executor._commands  # type: ignore[union-attr]
+        path = "/session/$sessionId/goog/cdp/execute"
+        paths.setdefault("executeCdpCommand", ("POST", path))
+        given = {"cmd": command, "params": arguments}
+        done = self._guarded(lambda: self.driver.execute("executeCdpCommand", given))
+        value: dict[str, Any] = done["value"]
+        return value
 
     async def pdf(self) -> bytes:
-        import base64
-
         return base64.b64decode(self._guarded(self.driver.print_page))
 
     # Tabs and dialogs -------------------------------------------------------------------
@@ -469,12 +460,7 @@ class SeleniumBackend:
     def _heard_request(self, event: Any) -> None:
         request = _part(event, "request")
         # The answer may be here already, and stands.
-        self._requests.setdefault(
-            str(_part(request, "request")),
-            Request(
-                method=str(_part(request, "method")), url=str(_part(request, "url"))
-            ),
-        )
+        self._requests.setdefault(str(_part(request, "request")), _request(request))
 
     def _heard_response(self, event: Any) -> None:
         self._answered(event, status=int(_part(_part(event, "response"), "status")))
@@ -484,11 +470,7 @@ class SeleniumBackend:
 
     def _answered(self, event: Any, **outcome: Any) -> None:
         request = _part(event, "request")
-        self._requests[str(_part(request, "request"))] = Request(
-            method=str(_part(request, "method")),
-            url=str(_part(request, "url")),
-            **outcome,
-        )
+        self._requests[str(_part(request, "request"))] = _request(request, **outcome)
 
     def console(self) -> Sequence[ConsoleMessage]:
         self._need_bidi("the console")
@@ -536,12 +518,12 @@ class SeleniumBackend:
     # State ------------------------------------------------------------------------------
 
     async def cookies(self) -> list[dict[str, Any]]:
-        if self.driver.capabilities.get("browserName") == "firefox":
+        if self._firefox:
             return [_cookie(one) for one in self.driver.get_cookies()]
         return [_cookie(one) for one in self._cdp("Storage.getCookies", {})["cookies"]]
 
     async def set_cookies(self, cookies: Sequence[Mapping[str, Any]]) -> None:
-        if self.driver.capabilities.get("browserName") == "firefox":
+        if self._firefox:
             for one in cookies:
                 self._guarded(functools.partial(self.driver.add_cookie, dict(one)))
             return
@@ -555,18 +537,26 @@ class SeleniumBackend:
         self._cdp("Storage.setCookies", {"cookies": wanted})
 
     async def clear_cookies(self) -> None:
-        if self.driver.capabilities.get("browserName") == "firefox":
+        if self._firefox:
             self._guarded(self.driver.delete_all_cookies)
             return
         self._cdp("Storage.clearCookies", {})
 
-    async def close(self) -> None:
+    def _end_events(self) -> None:
+        """End the stream of events, so that the thread that reads it wakes and ends.
+
+        Selenium closes the socket under that thread, which may then sleep for 10 s
+        (of websocket-client's select), and waits for it.
+        """
         try:
-            if self.driver.capabilities.get("browserName") != "firefox":
-                # Else the driver waits 10 s for a Chromium that had a page's own tab.
-                self._cdp("Browser.close", {})
-        except (errors.WebDriverException, BrowserError):
-            pass  # it is gone already, which is what was wanted
+            events: Any = self.driver._websocket_connection
+            events._ws.sock.sock.shutdown(socket.SHUT_RDWR)
+            events._ws_thread.join(_EVENTS_END_S)
+        except (AttributeError, OSError):
+            pass  # without BiDi, closed by now, or a Selenium that keeps it elsewhere
+
+    async def close(self) -> None:
+        self._end_events()
         try:
             self.driver.quit()
         except errors.WebDriverException:
@@ -741,6 +731,11 @@ def _session(
 
 def _first_line(error: errors.WebDriverException) -> str:
     return (error.msg or type(error).__name__).strip().split("\n")[0]
+
+
+def _request(told: Any, **outcome: Any) -> Request:
+    method, url = _part(told, "method"), _part(told, "url")
+    return Request(method=str(method), url=str(url), **outcome)
 
 
 def _part(value: Any, *names: str) -> Any:

@@ -60,6 +60,20 @@ def test_async_playwright(site, require_program):
     assert asyncio.run(use()) == "Home"
 
 
+@pytest.mark.drill
+def test_a_browser_with_tabs_closes_without_a_wait(site, require_program):
+    """Selenium's reader of events sleeps for 10 s when its socket goes under it."""
+    require_program("chromedriver")
+    for _ in range(6):
+        browser = SeleniumAdapter(base_url=site)
+        browser.open("/index.html")
+        browser.get(text="New tab").click()
+        browser.wait_for_tab()
+        begun = time.monotonic()
+        browser.close()
+        assert time.monotonic() - begun < 8
+
+
 def test_a_driver_started_by_hand(site, require_program, free_port):
     chromedriver = require_program("chromedriver")
     require_program("chromium")

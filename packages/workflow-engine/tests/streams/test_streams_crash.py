@@ -183,6 +183,7 @@ def test_a_job_longer_than_idle_runs_once(url):
     assert len(runs) == 1
 
 
+@pytest.mark.drill
 def test_a_handler_that_blocks_the_event_loop_keeps_its_job(url):
     runs = []
     calm = dataclasses.replace(stream(), idle=2.5)
