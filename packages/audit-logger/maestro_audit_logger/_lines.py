@@ -7,6 +7,7 @@ import os
 from binascii import hexlify
 from collections.abc import Sequence
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, final
 
@@ -25,7 +26,10 @@ from maestro_audit_logger.errors import LogDamaged
 
 _SYSTEM = f'"action":"{SYSTEM_PREFIX}'.encode()
 _MAX_DAMAGE = 4 << 20
-_BRACE = ord("}")
+_BRACES = {ord("}")}
+_LAST_BYTE = itemgetter(-1)
+_FIRST = b'{"seq":%d,"prev":"'
+_HEAD = _FIRST + b'%s",'
 _REMEMBERED = 16  # lines that crash after crash may have torn
 _LEAF = sha256(b"\0")  # to copy it costs less than to make a new one
 ENVELOPE = [
@@ -141,7 +145,9 @@ class LineCheck:
                 chunk = rest + chunk  # noqa: PLW2901 - two chunks would cost memory
                 lines = chunk.split(b"\n")
                 rest = lines.pop()
-                self._take(lines, name, plain=not self._full and _SYSTEM not in chunk)
+                # Backwards, which is faster here than `in`.
+                plain = not self._full and chunk.rfind(_SYSTEM) < 0
+                self._take(lines, name, plain=plain)
         except LogDamaged as error:
             self._findings.tampered("unreadable", self.number + 1, name, str(error))
             return
@@ -169,32 +175,58 @@ class LineCheck:
     def _stretch(self, lines: list[bytes], at: int) -> int:
         """Check lines up to the next comparison; return how many were good.
 
-        This loop is the cost of verification: keep it bare.
+        This loop and the next function are the cost of verification: keep them bare.
         """
-        number, prev = self.number, self._prev
         leaves = self._tree.partial
-        room = TILE_WIDTH - len(leaves)
+        before = len(leaves)
+        number = self.number
+        room = min(TILE_WIDTH - before, 10 ** len(str(number + 1)) - number - 1)
         if self._targets:
             room = max(0, min(room, self._targets[-1][0] - number))
-        new, add, before = _LEAF.copy, leaves.append, len(leaves)
-        for line in lines[at : at + room]:
-            number += 1
-            if (
-                not line.startswith(b'{"seq":%d,"prev":"%s",' % (number, prev))
-                or line[-1] != _BRACE
-            ):
-                break
+        batch = lines[at : at + room]
+        if not batch:
+            return 0
+        new, add = _LEAF.copy, leaves.append
+        for line in batch:
             hasher = new()
             hasher.update(line)
-            digest = hasher.digest()
-            prev = hexlify(digest)
-            add(digest)
-        good = len(leaves) - before
-        self.number, self._prev = self.number + good, prev
+            add(hasher.digest())
+        digests = leaves[before:]
+        good = len(batch)
+        if not self._linked(batch, digests):
+            good = self._count_linked(batch, digests)
+            del leaves[before + good :]
         if good:
-            self._remember(lines[at : at + good])
+            self.number += good
+            self._prev = hexlify(digests[good - 1])
+            self._remember(batch[:good])
             self._compare()
         return good
+
+    def _linked(self, lines: list[bytes], digests: list[bytes]) -> bool:
+        """Whether all lines continue; their numbers have equally many digits.
+
+        Heads of one width that are equal when joined are equal each.
+        """
+        numbers = tuple(range(self.number + 1, self.number + len(lines) + 1))
+        links = self._prev
+        if len(digests) > 1:
+            links += b"|" + hexlify(b"".join(digests[:-1]), b"|", 32)
+        heads = _FIRST + links.replace(b"|", b'",' + _FIRST) + b'",'
+        width = len(_HEAD % (self.number + 1, self._prev))
+        return (
+            b"".join([line[:width] for line in lines]) == heads % numbers
+            and set(map(_LAST_BYTE, lines)) == _BRACES
+        )
+
+    def _count_linked(self, lines: list[bytes], digests: list[bytes]) -> int:
+        prev = self._prev
+        for good, (line, digest) in enumerate(zip(lines, digests, strict=True)):
+            head = _HEAD % (self.number + good + 1, prev)
+            if not (line.startswith(head) and line.endswith(b"}")):
+                return good
+            prev = hexlify(digest)
+        return len(lines)
 
     def _remember(self, lines: list[bytes]) -> None:
         self._recent = [*self._recent, *lines][-_REMEMBERED:]
@@ -203,8 +235,7 @@ class LineCheck:
         """Check one line that may be anything."""
         self.number += 1
         if self._bad or not (
-            line.startswith(b'{"seq":%d,"prev":"%s",' % (self.number, self._prev))
-            and line.endswith(b"}")
+            line.startswith(_HEAD % (self.number, self._prev)) and line.endswith(b"}")
         ):
             self._odd_line(line, where)
         elif _SYSTEM in line:

@@ -34,6 +34,15 @@ def rechain(folder, lines):
     return out
 
 
+def rechain_after(lines, at, new):
+    """Put a line there, and links to it into those that follow."""
+    lines[at] = new
+    for later in range(at + 1, len(lines)):
+        prev = hashlib.sha256(b"\0" + lines[later - 1]).hexdigest().encode()
+        body = lines[later][lines[later].index(b'"ts":') :]
+        lines[later] = b'{"seq":%d,"prev":"%s",%s' % (later + 1, prev, body)
+
+
 def forget_checkpoints(folder):
     for name in ("checkpoint", "checkpoints"):
         (folder / name).unlink(missing_ok=True)
@@ -130,6 +139,74 @@ def test_a_tail_cut_before_the_checkpoint_is_found(ten, keep):
     report = verify_log(ten)
     assert report.status == "tampered"
     assert "truncated" in kinds(report)
+
+
+LINES = 130  # the numbers get a digit longer twice
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A log without checkpoints and tiles: only its links tell of a change."""
+    folder = tmp_path_factory.mktemp("many") / "audit"
+    with AuditLogger(folder, origin="app.example/many") as log:
+        for number in range(LINES - 1):  # the first line is the log's own
+            log.record("order.note", actor=Actor.user("ada"), data={"number": number})
+    forget_checkpoints(folder)
+    return folder, lines_of(folder)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Take the quick way, also where the log speaks of itself: in its first line."""
+    monkeypatch.setattr("maestro_audit_logger._lines._SYSTEM", b"not in any line")
+
+
+@pytest.mark.parametrize("at", [0, 7, 8, 9, 10, 97, 98, 99, 100, LINES - 2])
+@pytest.mark.usefixtures("quick")
+def test_a_changed_head_is_found_wherever_it_is(many, at):
+    folder, lines = many
+    head = lines[at].index(b'"ts":')
+    for place in {*range(8), 10, 40, head - 3, head - 2, head - 1, len(lines[at]) - 1}:
+        for new in (b"", b"7", b"}", lines[at][place : place + 1] + b"0"):
+            changed = lines[at][:place] + new + lines[at][place + 1 :]
+            if changed != lines[at]:
+                put(folder, [*lines[:at], changed, *lines[at + 1 :]])
+                assert not verify_log(folder).ok, (place, new)
+    for moved in (-1, 1, head):  # the end of the line comes earlier, or later
+        joined = lines[at] + lines[at + 1]
+        cut = len(lines[at]) + moved
+        put(folder, [*lines[:at], joined[:cut], joined[cut:], *lines[at + 2 :]])
+        assert not verify_log(folder).ok, moved
+    put(folder, lines)
+    assert verify_log(folder).ok
+
+
+@pytest.mark.parametrize("at", [0, 8, 9, 98, 99, LINES - 1])
+@pytest.mark.parametrize("number", ["{0}0", "0{0}", "-{0}", "{1}", '"{0}"', ""])
+@pytest.mark.usefixtures("quick")
+def test_a_chain_with_a_wrong_number_is_refused(many, at, number):
+    folder, lines = many
+    wrong = number.format(at + 1, at + 2).encode()
+    changed = rechain(folder, lines)
+    rechain_after(
+        changed, at, changed[at].replace(b'"seq":%d' % (at + 1), b'"seq":' + wrong, 1)
+    )
+    put(folder, changed)
+    assert not verify_log(folder).ok
+    put(folder, rechain(folder, lines))
+    assert verify_log(folder).ok
+
+
+@pytest.mark.parametrize("at", [1, 8, 50, LINES - 2, LINES - 1])
+@pytest.mark.usefixtures("quick")
+def test_a_chain_over_half_a_line_is_refused(many, at):
+    folder, lines = many
+    changed = list(lines)
+    rechain_after(changed, at, lines[at][:-3])
+    put(folder, changed)
+    assert not verify_log(folder).ok
+    put(folder, lines)
+    assert verify_log(folder).ok
 
 
 def test_an_emptied_file_is_found_without_any_checkpoint(ten):
