@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import time
 
 import pytest
 from maestro_test_result_aggregator import (
@@ -204,6 +205,23 @@ def test_a_stream_that_stops_names_the_test_in_flight():
     results, told = read(b"\n".join(rows))
     assert [(r.id, r.outcome) for r in results] == [("t.py::a", "crashed")]
     assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"), [("T01:00:00", 1), ("T01:00:00Z", 1), ("T01:00:00+09:00", -8)]
+)
+def test_a_time_without_a_zone_is_utc(text, hours, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        [found], _ = read(
+            b'<testsuite><testcase name="a" classname="c" timestamp="1970-01-02%s"/>'
+            b"</testsuite>" % text.encode()
+        )
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found.start == (24 + hours) * 3600.0
 
 
 def test_other_dialects_of_junit():

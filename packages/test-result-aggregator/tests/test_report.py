@@ -1,7 +1,9 @@
 """The HTML page in a real browser, the Markdown summary, the command."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -282,3 +284,26 @@ def test_ten_thousand_tests_and_a_hundred_runs_fit_in_a_megabyte(tmp_path):
         text = path.read_text(encoding="utf-8")
         assert "test_behaviour_9999" in text
         assert text.count("<use ") > 190
+
+
+def test_an_interrupted_command_says_so_and_leaves_the_history(tmp_path, golden):
+    """^C amid a report that is still being written: 130, and no half run."""
+    pipe, history = tmp_path / "report.xml", tmp_path / "history.db"
+    os.mkfifo(pipe)
+    program = [sys.executable, "-P", "-m", "maestro_test_result_aggregator._cli"]
+    options = ["--store", history]
+    subprocess.run([*program, "ingest", golden / "robot.xml", *options], check=True)
+    child = subprocess.Popen(
+        [*program, "ingest", pipe, *options],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    with pipe.open("w", encoding="utf-8") as writer:  # opens when the child reads
+        writer.write('<testsuite name="s"><testcase name="a" classname="c"/>')
+        writer.flush()
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (130, "maestro-results: interrupted\n")
+    with TestResultAggregator(history) as agg:
+        assert len(agg.store.runs()) == 1

@@ -227,6 +227,17 @@ def test_old_runs_are_forgotten_by_branch(agg):
     assert agg.store.rows("SELECT count(*) FROM test")[0][0] == 2
 
 
+def test_runs_over_so_many_days_old_are_forgotten(tmp_path):
+    """Whatever their branch; the clock is the aggregator's."""
+    day = 86400.0
+    with TestResultAggregator(tmp_path / "h.db", clock=lambda: 100 * day) as agg:
+        for age in (0, 89, 90, 91, 99):
+            agg.add([result("t")], run_id=str(age), started=(100 - age) * day)
+        assert agg.prune(days=90) == 2
+        assert [run.run_id for run in agg.store.runs()] == ["90", "89", "0"]
+        assert agg.prune(days=90) == 0
+
+
 def test_a_renamed_test_keeps_its_past(agg):
     """Also when the new name has results already."""
     agg.add([result("old", "failed")], run_id="1", started=1)
