@@ -303,7 +303,7 @@ def test_an_interrupted_command_says_so_and_leaves_the_history(tmp_path, golden)
         writer.write('<testsuite name="s"><testcase name="a" classname="c"/>')
         writer.flush()
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=30)
+        _, err = child.communicate(timeout=30)
     assert (child.returncode, err) == (130, "maestro-results: interrupted\n")
     with TestResultAggregator(history) as agg:
         assert len(agg.store.runs()) == 1
