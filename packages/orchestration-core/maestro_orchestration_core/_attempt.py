@@ -2,23 +2,24 @@
 
 import asyncio
 import fnmatch
-import uuid
+import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from ._agent import Agent
 from ._board import Board
 from ._fold import State, TaskView
-from ._gates import GateInput
 from ._messages import Reply
 from ._plan import Task
-from ._processes import ProcessId, spawn_data
 from ._turn import Turn
-from ._worktrees import Candidate, Worktree, Worktrees
 from .errors import ContractError, GateFailedError, MergeConflictError
+
+if TYPE_CHECKING:
+    from ._processes import ProcessId
+    from ._worktrees import Candidate, Worktree, Worktrees
 
 
 def check_consumes(spec: Task, folder: Path, replies: Iterable[Reply | None]) -> None:
@@ -114,7 +115,7 @@ class Attempt:
             board.move(task, State.COMPLETED, data)
             await board.context.commit()
 
-    async def _acquire(self, workspace: Worktrees) -> Worktree:
+    async def _acquire(self, workspace: "Worktrees") -> "Worktree":
         board, task = self._board, self._task
         at = board.context.snapshots.get((task.name, task.attempt))
         acquire = asyncio.ensure_future(
@@ -128,7 +129,7 @@ class Attempt:
             await self._release(await acquire, merged=False)
             raise
 
-    async def _release(self, tree: Worktree, *, merged: bool) -> None:
+    async def _release(self, tree: "Worktree", *, merged: bool) -> None:
         assert self._workspace is not None
         await _to_end(partial(self._workspace.release, tree, merged=merged))
 
@@ -166,8 +167,8 @@ class Attempt:
             return await self._advance(self._workspace, candidate)
 
     async def _candidate(
-        self, workspace: Worktrees, tree: Worktree
-    ) -> Candidate | None:
+        self, workspace: "Worktrees", tree: "Worktree"
+    ) -> "Candidate | None":
         title = f"Merge {self._task.name} of {self._board.run}"
         try:
             return await asyncio.to_thread(
@@ -178,7 +179,7 @@ class Attempt:
             self._board.emit("workspace.conflict", data, self._task)
             raise
 
-    async def _check(self, workspace: Worktrees, candidate: Candidate) -> None:
+    async def _check(self, workspace: "Worktrees", candidate: "Candidate") -> None:
         with ExitStack() as stack:  # a cancelled attempt leaves no checkout either
             checkout = workspace.checkout(candidate.commit)
             stack.callback(checkout.__exit__, None, None, None)
@@ -188,7 +189,7 @@ class Attempt:
             finally:
                 await _to_end(stack.pop_all().close)
 
-    async def _advance(self, workspace: Worktrees, candidate: Candidate) -> bool:
+    async def _advance(self, workspace: "Worktrees", candidate: "Candidate") -> bool:
         board, task = self._board, self._task
         board.move(task, State.MERGING, {"candidate": candidate.commit})
         board.context.commit_now(full=True)
@@ -221,9 +222,14 @@ class Attempt:
         self, on: str, folder: Path | None, changed: tuple[str, ...] = ()
     ) -> None:
         board, task = self._board, self._task
-        mark = f"{board.run}/{task.name}/gate:{uuid.uuid4().hex[:12]}"
+        if not board.maestro.gates:
+            return
+        from ._gates import GateInput
+        from ._processes import spawn_data
 
-        def spawned(identity: ProcessId) -> None:
+        mark = f"{board.run}/{task.name}/gate:{os.urandom(6).hex()}"
+
+        def spawned(identity: "ProcessId") -> None:
             board.emit("worker.spawned", spawn_data(identity, mark, "gate"), task)
             board.context.commit_now()
 

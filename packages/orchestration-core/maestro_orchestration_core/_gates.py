@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
-from xml.etree import ElementTree as ET
 
 from ._messages import Reply
 from ._processes import ProcessId, run_process
@@ -166,6 +165,8 @@ def _result(verdict: Any) -> GateResult:
 def _junit(path: Path) -> tuple[dict[str, int], str]:
     if not path.exists() or path.stat().st_size > _MAX_REPORT:
         return {}, ""
+    from xml.etree import ElementTree as ET
+
     text = path.read_text(encoding="utf-8")
     root = ET.fromstring(text)  # noqa: S314 - pytest wrote it just now
     suites = [root] if root.tag == "testsuite" else list(root.iter("testsuite"))

@@ -1,7 +1,6 @@
 """What goes to an agent, what comes back (checked against a schema), what it costs."""
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
@@ -245,6 +244,8 @@ class PriceTable:
     @classmethod
     def load(cls, path: str | Path) -> "PriceTable":
         """Read a TOML file: one table per model with input, output, cached, call."""
+        import tomllib
+
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
             return cls({name: Price(**row) for name, row in data.items()})

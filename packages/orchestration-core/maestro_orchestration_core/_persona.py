@@ -6,7 +6,6 @@ the file's own keys. Tables merge key by key, lists append what is new,
 """
 
 import json
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,7 +263,12 @@ def read_settings(
 
             return read_yaml(file)
         text = file.read_text(encoding="utf-8")
-        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        if file.suffix == ".json":
+            data = json.loads(text)
+        else:
+            import tomllib
+
+            data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"cannot be read: {error}", source=str(file)) from error
     except OSError as error:

@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import signal
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -390,7 +389,7 @@ class SubprocessAgent:
             **{k: str(v) for k, v in turn.args.items()},
         }  # fmt: skip
         command = [_filled(part, words) for part in self.command]
-        mark = f"{turn.key}:{uuid.uuid4().hex[:12]}"
+        mark = f"{turn.key}:{os.urandom(6).hex()}"
         # Before it exists: a crash between spawn and journal must not hide it.
         turn.context.emit(
             "worker.starting", {"mark": mark, "command": command[0]},

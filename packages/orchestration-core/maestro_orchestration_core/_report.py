@@ -3,7 +3,6 @@
 Source of the spans' names: OpenTelemetry GenAI semantic conventions (development).
 """
 
-import csv
 import hashlib
 import io
 from collections.abc import Iterable, Mapping
@@ -152,6 +151,8 @@ def _seconds(view: RunView, name: str) -> float:
 
 def to_csv(found: dict[str, Any]) -> str:
     """Return one line per task."""
+    import csv
+
     out = io.StringIO()
     keys = ["state", "attempts", "seconds", "calls", "input_tokens",
             "output_tokens", "usd_micro", "unpriced"]  # fmt: skip

@@ -1,30 +1,26 @@
 """Who works under which limits, and one run of a plan: open, resume, watch, decide."""
 
 import asyncio
+import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self, final
+from typing import TYPE_CHECKING, Self, final
 
 from ._agent import Agent, Match, Tool, route
 from ._board import Board
 from ._budget import Budget, Ledger
 from ._driver import Driver
 from ._fold import ACTIVE, State
-from ._gates import Gate
 from ._journal import Journal, check_run_id
 from ._log import Event, EventStore, MemoryLog
 from ._messages import Price, Prices
 from ._plan import Plan, Task
-from ._processes import reap
-from ._report import RunReport, report_of
 from ._retry import Supervisor
 from ._session import Context, LoopLimits
 from ._touches import JournalLeases, LeaseStore
-from ._worktrees import Worktrees
 from .errors import (
     JournalError,
     PersonaError,
@@ -32,6 +28,11 @@ from .errors import (
     PlanMismatchError,
     SettingsError,
 )
+
+if TYPE_CHECKING:
+    from ._gates import Gate
+    from ._report import RunReport
+    from ._worktrees import Worktrees
 
 
 @final
@@ -195,6 +196,8 @@ class Run:
             "run.resumed", {"budget": budget.to_dict() if budget else None}
         )
         for mark, data in list(board.view.workers.items()):
+            from ._processes import reap
+
             killed = reap(data)
             board.context.emit("worker.killed", {"mark": mark, "killed": killed})
         for task in list(board.view.tasks.values()):
@@ -239,11 +242,13 @@ class Run:
         self._board.context.commit_now()
         return self._board.context.log.history()
 
-    def report(self) -> RunReport:
+    def report(self) -> "RunReport":
         """Return where the run stands."""
+        from ._report import report_of
+
         return report_of(self._board.view)
 
-    async def result(self, *, wait: bool = True) -> RunReport:
+    async def result(self, *, wait: bool = True) -> "RunReport":
         """Wait for the end and return the report.
 
         Args:
@@ -348,8 +353,8 @@ class Orchestrator:
         journal: str | Path | Journal | None = None,
         workers: int = 4,
         budget: Budget | None = None,
-        workspace: Worktrees | None = None,
-        gates: Iterable[Gate] = (),
+        workspace: "Worktrees | None" = None,
+        gates: "Iterable[Gate]" = (),
         prices: Prices | None = None,
         unpriced: str | Price = "error",
         tools: Iterable[Tool] = (),
@@ -417,11 +422,11 @@ class Orchestrator:
             )
         return Run(self, plan, check_run_id(run_id or _new_id()), replay)
 
-    async def run(self, plan: Plan, *, run_id: str | None = None) -> RunReport:
+    async def run(self, plan: Plan, *, run_id: str | None = None) -> "RunReport":
         """Run a plan to its end, or until only people can go on."""
         async with self.start(plan, run_id=run_id) as run:
             return await run.result(wait=False)
 
 
 def _new_id() -> str:
-    return f"r-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    return f"r-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
