@@ -73,11 +73,12 @@ def measure(prepare: Any, size: int) -> dict[str, float]:
 
 def grow(file: Path, name: str, sizes: tuple[int, ...], rounds: int) -> dict[str, Any]:
     """Return the row of one case."""
-    seconds, megabytes = [], 0.0
-    for size in sizes:
-        found = [apart(file, name, size) for _ in range(rounds)]
-        seconds.append(min(one["cpu"] for one in found))
-        megabytes = max(one["mb"] for one in found)
+    found: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
+    for _ in range(rounds):  # in turns: the speed of the machine changes meanwhile
+        for size in sizes:
+            found[size].append(apart(file, name, size))
+    seconds = [min(one["cpu"] for one in found[size]) for size in sizes]
+    megabytes = max(one["mb"] for one in found[sizes[-1]])
     slope = fit([math.log(n) for n in sizes], [math.log(s) for s in seconds])
     first, last = sizes[0], sizes[-1]
     allowed = (

@@ -425,7 +425,9 @@ def bench_large(count, peer_count):
                     f"assert verify_log({path!r}).ok",
                 )
             )
-        cpu = statistics.median(cpu for cpu, _, _ in verified)
+        # The least, as timeit takes it: the same work on the same bytes takes longer
+        # only where the machine does something else. The spread says how much.
+        cpu = min(cpu for cpu, _, _ in verified)
         memory = max(memory for _, _, memory in verified)
         found = [
             probe(
@@ -452,8 +454,9 @@ def bench_large(count, peer_count):
         None,
         "lower",
     )
-    against = medians([(v[0] * scale, b) for v, b in zip(verified, bare, strict=True)])
-    missed = f"a bare loop of the same hashes took {against[1]:.2f} s"
+    pairs = [(v[0] * scale, b) for v, b in zip(verified, bare, strict=True)]
+    against = (cpu, min(bare), *medians(pairs)[2:])
+    missed = f"a bare loop of the same hashes took {min(bare):.2f} s"
     made |= {"target": 3.0, "met": cpu <= 3.0, "target_of": "ours"}
     out.append(made if cpu <= 3.0 else made | {"note": missed})
     name_of_bare = "a bare loop of the same hashes"

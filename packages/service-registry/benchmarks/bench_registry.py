@@ -97,6 +97,7 @@ async def main():
 asyncio.run(main())
 """
 ROWS = []
+REPEATS, ENOUGH_S = 5, 0.5
 
 
 def start(code, *args, **options):
@@ -131,13 +132,21 @@ def wall_rate(call, number):
     return number / (time.perf_counter() - started)
 
 
+def best(work, direction):
+    """Measure what is short again, and return the best: the rest met other work."""
+    found, end = [], time.monotonic() + ENOUGH_S
+    while not found or (len(found) < REPEATS and time.monotonic() < end):
+        found.append(work())
+    return max(found) if direction == "higher" else min(found)
+
+
 def compare(work, unit, direction, target, ours, peers, rounds):
     """Alternate between us and the peers; one row per peer, or one without."""
     mine, theirs = [], {name: [] for name, peer in peers.items() if peer}
     for _ in range(rounds):
-        mine.append(ours())
+        mine.append(best(ours, direction))
         for name, found in theirs.items():
-            found.append(peers[name]())
+            found.append(best(peers[name], direction))
     value = statistics.median(mine)
     better = (lambda a, b: a >= b) if direction == "higher" else (lambda a, b: a <= b)
     base = {"work": work, "unit": unit, "ours": value, "direction": direction}

@@ -12,6 +12,7 @@ goes on SIGUSR2; optional), MAESTRO_PARENT (stop when this is no longer our pare
 import json
 import os
 import sys
+from json.encoder import encode_basestring_ascii as _quoted
 from time import time as _now  # a test may replace that of the module
 
 import pytest
@@ -169,7 +170,7 @@ class Worker:
         outcome = yield
         if call.when == "setup":
             # As text: xdist carries neither enums nor lone surrogates.
-            outcome.get_result().maestro_case = _json(self.cases.case(item))[1:-1]
+            outcome.get_result().maestro_case = self.cases.text(item)
 
 
 class _Cases:
@@ -179,6 +180,7 @@ class _Cases:
         self.folder = str(config.invocation_params.dir)
         self.files = {}
         self.tags = {}
+        self.shared = {}
 
     def _path(self, item):
         path = str(getattr(item, "path", None) or item.fspath)
@@ -202,6 +204,19 @@ class _Cases:
         if spec is not None and spec.params:
             case["parameters"] = {k: _plain(v) for k, v in spec.params.items()}
         return case
+
+    def text(self, item):
+        """Return the case as JSON without its braces; plain functions share most."""
+        plain = type(item) is pytest.Function and item.location[1] is not None
+        if item.own_markers or hasattr(item, "callspec") or not plain:
+            return _json(self.case(item))[1:-1]
+        shared = self.shared.get(item.parent)
+        if shared is None:
+            case = self.case(item)
+            del case["name"], case["line"]
+            shared = self.shared[item.parent] = _json(case)[1:-1]
+        line = item.location[1] + 1
+        return '"name":%s,%s,"line":%d' % (_quoted(item.name), shared, line)
 
     def _tags(self, item):
         above = self.tags.get(item.parent)
@@ -239,8 +254,8 @@ class StreamPlugin:
         described = _Cases(self.config)
         told = []
         for item in session.items:
-            text = self.cases[item.nodeid] = _json(described.case(item))[1:-1]
-            told.append('{%s,"id":%s}' % (text, _json(item.nodeid)))
+            text = self.cases[item.nodeid] = described.text(item)
+            told.append('{%s,"id":%s}' % (text, _quoted(item.nodeid)))
         self.stream.write_line('{"e":"cases","cases":[%s]}' % ",".join(told))
 
     def pytest_collectreport(self, report):
@@ -271,7 +286,7 @@ class StreamPlugin:
         if self.parent and str(os.getppid()) != self.parent:
             self.session.shouldstop = "the process that started the run is gone"
         self.open[nodeid] = {"at": at, "reports": []}
-        self.stream.write_line('{"e":"start","id":%s,"at":%r}' % (_json(nodeid), at))
+        self.stream.write_line('{"e":"start","id":%s,"at":%r}' % (_quoted(nodeid), at))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report):
@@ -343,7 +358,7 @@ def _line_of_passed(nodeid, known, reports, at):
         seconds += report.duration
     start = float(getattr(reports[0], "start", None) or at)
     ms, start_ms = round(seconds * 1000), int(start * 1000)
-    return _PASSED % (known, ms, start_ms, seconds, start, _json(nodeid))
+    return _PASSED % (known, ms, start_ms, seconds, start, _quoted(nodeid))
 
 
 def _test_of(nodeid, known, reports, at):
