@@ -286,24 +286,33 @@ def test_ten_thousand_tests_and_a_hundred_runs_fit_in_a_megabyte(tmp_path):
         assert text.count("<use ") > 190
 
 
+# Started in the background, a shell has it ignore SIGINT.
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from maestro_test_result_aggregator._cli import main
+sys.exit(main())
+"""
+
+
 def test_an_interrupted_command_says_so_and_leaves_the_history(tmp_path, golden):
     """^C amid a report that is still being written: 130, and no half run."""
     pipe, history = tmp_path / "report.xml", tmp_path / "history.db"
     os.mkfifo(pipe)
-    program = [sys.executable, "-P", "-m", "maestro_test_result_aggregator._cli"]
+    program = [sys.executable, "-P", "-c", INTERRUPTIBLE, "ingest"]
     options = ["--store", history]
-    subprocess.run([*program, "ingest", golden / "robot.xml", *options], check=True)
-    child = subprocess.Popen(
-        [*program, "ingest", pipe, *options],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    with pipe.open("w", encoding="utf-8") as writer:  # opens when the child reads
-        writer.write('<testsuite name="s"><testcase name="a" classname="c"/>')
-        writer.flush()
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=30)
+    subprocess.run([*program, golden / "robot.xml", *options], check=True)
+    with subprocess.Popen(
+        [*program, pipe, *options], stderr=subprocess.PIPE, encoding="utf-8"
+    ) as child:
+        try:
+            with pipe.open("w", encoding="utf-8") as writer:  # when the child reads
+                writer.write('<testsuite name="s"><testcase name="a" classname="c"/>')
+                writer.flush()
+                child.send_signal(signal.SIGINT)
+                _, err = child.communicate(timeout=30)
+        finally:
+            child.kill()
     assert (child.returncode, err) == (130, "maestro-results: interrupted\n")
     with TestResultAggregator(history) as agg:
         assert len(agg.store.runs()) == 1
