@@ -196,7 +196,7 @@ def rows_of(
     ours: Pairs,
     theirs: Pairs,
     *,
-    seconds: float | None = None,
+    seconds: float,
     share: float | None = None,
 ) -> list[dict[str, object]]:
     """Return a row by the clock and one by CPU: the median of the rounds' ratios.

@@ -222,8 +222,7 @@ class LineCheck:
     def _count_linked(self, lines: list[bytes], digests: list[bytes]) -> int:
         prev = self._prev
         for good, (line, digest) in enumerate(zip(lines, digests, strict=True)):
-            head = _HEAD % (self.number + good + 1, prev)
-            if not (line.startswith(head) and line.endswith(b"}")):
+            if not _continues(line, self.number + good + 1, prev):
                 return good
             prev = hexlify(digest)
         return len(lines)
@@ -234,9 +233,7 @@ class LineCheck:
     def _one(self, line: bytes, where: str) -> None:
         """Check one line that may be anything."""
         self.number += 1
-        if self._bad or not (
-            line.startswith(_HEAD % (self.number, self._prev)) and line.endswith(b"}")
-        ):
+        if self._bad or not _continues(line, self.number, self._prev):
             self._odd_line(line, where)
         elif _SYSTEM in line:
             self._system_line(line, where)
@@ -470,6 +467,10 @@ class LineCheck:
             f"the root over {size} lines is not the one in the {name}: a "
             "line up to there was changed",
         )
+
+
+def _continues(line: bytes, number: int, prev: bytes) -> bool:
+    return line.startswith(_HEAD % (number, prev)) and line.endswith(b"}")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -350,13 +350,13 @@ class PlaywrightBackend:
                     reason = str(error)
                     if not more or not _CUT_OFF.search(reason):
                         raise
-                    if _ABORTED in reason and await _second(begun) is None:
+                    if _ABORTED in reason and not await _second(begun, left()):
                         raise  # its own doing: an answer without a page
                 else:
                     return
                 if _ABORTED not in reason:
                     # Playwright has given ours up; the browser still goes there.
-                    ours = await _second(came)
+                    ours = await _second(came, left())
                     if ours and not ours.startswith("chrome-error:"):
                         await page.wait_for_load_state("load", timeout=left())
                         return
@@ -561,10 +561,11 @@ _CARET_TO_END = """(el) => {
 }"""
 
 
-async def _second(of: asyncio.Queue[str]) -> str | None:
+async def _second(of: asyncio.Queue[str], ms: float) -> str | None:
     """What comes after the first, or None if it is long in coming."""
-    await _within(_LATE_PAGE_S, of.get())
-    return await _within(_LATE_PAGE_S, of.get())
+    limit = min(_LATE_PAGE_S, ms / 1000)
+    await _within(limit, of.get())
+    return await _within(limit, of.get())
 
 
 async def _within(seconds: float, work: Awaitable[T]) -> T | None:

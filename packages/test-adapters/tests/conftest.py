@@ -49,6 +49,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         elif path == "/slow":
             time.sleep(float(query or 3))
             self._send(b"slow", "text/plain")
+        elif path == "/nothing":
+            self.send_response(204)
+            self.end_headers()
         elif path == "/set-cookie":
             self._send(
                 b"<title>cookie</title>", "text/html", {"Set-Cookie": "from=server"}

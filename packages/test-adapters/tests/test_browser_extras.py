@@ -11,7 +11,12 @@ from maestro_test_adapters import (
     PlaywrightAdapter,
     SeleniumAdapter,
 )
-from maestro_test_adapters.errors import BrowserError, BrowserNotFound, ElementNotReady
+from maestro_test_adapters.errors import (
+    BrowserError,
+    BrowserNotFound,
+    ElementNotReady,
+    NavigationFailed,
+)
 
 
 @pytest.mark.parametrize("backend", ["selenium", "playwright"])
@@ -72,6 +77,18 @@ def test_a_browser_with_tabs_closes_without_a_wait(site, require_program):
         begun = time.monotonic()
         browser.close()
         assert time.monotonic() - begun < 8
+
+
+def test_an_answer_without_a_page_is_told_in_time(site, require_program):
+    """It is not taken for a page that something else cut off."""
+    require_program("chromium")
+    with PlaywrightAdapter(base_url=site) as browser:
+        browser.open("/index.html")
+        begun = time.monotonic()
+        with pytest.raises(NavigationFailed, match="ERR_ABORTED"):
+            browser.open("/nothing", timeout=0.5)
+        assert time.monotonic() - begun < 5
+        assert browser.url == f"{site}/index.html"
 
 
 def test_a_driver_started_by_hand(site, require_program, free_port):
