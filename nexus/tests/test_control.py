@@ -1,5 +1,6 @@
 """Starting, finding and stopping the index."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from maestro_index import control
 from maestro_index.__main__ import main
+from maestro_index._serve import bind
 from maestro_index.errors import ControlFault
 
 from .index_client import Client, make_wheel
@@ -25,6 +27,25 @@ def test_start_twice_is_one_server_and_keeps_the_password(tmp_path):
     finally:
         assert control.stop(tmp_path)
     assert not control.stop(tmp_path)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_answers_do_not_wait_for_acknowledgements(host):
+    async def accepted():
+        seen = asyncio.Queue()
+        listener = bind(host, 0)
+        async with await asyncio.start_server(
+            lambda *pair: seen.put(pair), sock=listener
+        ):
+            _, client = await asyncio.open_connection(*listener.getsockname()[:2])
+            _, writer = await asyncio.wait_for(seen.get(), 10)
+            sock = writer.get_extra_info("socket")
+            value = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            client.close()
+            writer.close()
+            return value
+
+    assert asyncio.run(accepted())
 
 
 def test_two_that_start_it_at_once_share_one_server_and_one_password(tmp_path):

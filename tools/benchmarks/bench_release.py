@@ -62,7 +62,7 @@ package = false
 members = ["packages/*"]
 """
 # Targets: seconds by the clock, and the share of each peer's CPU end to end.
-BUILD_S, PUBLISH_S, NOTHING_S, SHARE = 2.5, 2.5, 1.2, 0.4
+BUILD_S, PIP_S, UV_S, NOTHING_S, SHARE = 2.5, 4.0, 2.5, 1.2, 0.4
 
 
 def make_packages(root: Path, count: int) -> None:
@@ -134,6 +134,9 @@ class Bench:
 
     def tool_publish(self) -> None:
         self.tool("publish")
+
+    def tool_publish_by_uv(self) -> None:
+        self.tool("publish", "--installer", "uv")
 
     def python_build(self) -> None:
         for folder in self.folders:
@@ -288,16 +291,26 @@ def measure(bench: Bench, rounds: int, *, short: bool) -> list[dict[str, object]
         rounds=rounds,
         seconds=BUILD_S,
     )
+    uv_publish = {"uv build + uv publish + uv pip install": bench.uv_pipeline}
     rows += compare(
         bench,
-        f"build, upload, install, import {PACKAGES} packages",
+        f"build, upload, install by pip, import {PACKAGES} packages",
         bench.tool_publish,
-        {"uv build + uv publish + uv pip install": bench.uv_pipeline, **slow_publish},
+        uv_publish | slow_publish,
         rounds=rounds,
-        seconds=PUBLISH_S,
+        seconds=PIP_S,
         share=SHARE,
     )
-    return rows + nothing_changed(bench, rounds)
+    rows += compare(
+        bench,
+        f"build, upload, install by uv, import {PACKAGES} packages",
+        bench.tool_publish_by_uv,
+        uv_publish,
+        rounds=2 * rounds,
+        seconds=UV_S,
+        share=SHARE,
+    )
+    return rows + nothing_changed(bench, 3 * rounds)
 
 
 def main() -> None:

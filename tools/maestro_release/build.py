@@ -1,6 +1,6 @@
-"""Build wheels and sdists of many packages in one child process.
+"""Build wheels and sdists of many packages in a child process for each core.
 
-The child is `_build.py`: it calls poetry-core's PEP 517 hooks one after the
+A child is `_build.py`: it calls poetry-core's PEP 517 hooks one after the
 other, which takes a fraction of the time of one process per file. What
 poetry-core writes is the same byte for byte each time, so a hash is enough to
 tell whether a package changed.
@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from maestro_release.errors import BuildFailed
 from maestro_release.workspace import Package
@@ -35,48 +36,97 @@ class Artefact:
     size: int  # bytes
 
 
-def build(
-    packages: Sequence[Package], out: Path, *, kinds: Iterable[str] = KINDS
-) -> tuple[Artefact, ...]:
-    """Build the packages into `out`, wheel before sdist, in the order given.
+class Build:
+    """A build that is under way, until its `with` block ends.
 
-    A file appears in `out` complete or not at all.
-
-    Raises:
-        BuildFailed: a package does not build; the others are not looked at.
+    The packages are shared out among a child for each core; they run as soon as
+    this is made. Nothing stands in `out` before `finish`.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    kinds = tuple(kinds)
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=out) as folder:
-        command = [
-            *(sys.executable, "-P", str(BUILDER), folder, ",".join(kinds)),
-            *(str(package.folder) for package in packages),
-        ]
-        done = subprocess.run(
-            command,
-            check=False,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            env=build_environment(),
-        )
-        built = [json.loads(line) for line in done.stdout.splitlines()]
-        for line in built:
+
+    def __init__(self, packages: Sequence[Package], out: Path) -> None:
+        self._packages = {str(p.folder.absolute()): p for p in packages}
+        self._out = out
+        out.mkdir(parents=True, exist_ok=True)
+        self._place = tempfile.TemporaryDirectory(prefix=".building-", dir=out)
+        self._children: list[subprocess.Popen[bytes]] = []
+        folder = Path(self._place.name)
+        count = min(len(self._packages), os.cpu_count() or 1)
+        self._answers = [folder / f"{n}.out" for n in range(count)]
+        self._troubles = [folder / f"{n}.err" for n in range(count)]
+        try:
+            for n in range(count):
+                self._begin(n, list(self._packages)[n::count])
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what still runs and remove what was not taken."""
+        self.close()
+
+    def _begin(self, n: int, folders: Sequence[str]) -> None:
+        command = [*(sys.executable, "-P", str(BUILDER)), self._place.name]
+        with self._answers[n].open("wb") as out, self._troubles[n].open("wb") as err:
+            child = subprocess.Popen(
+                [*command, ",".join(KINDS), *folders],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=build_environment(),
+            )
+        self._children.append(child)
+
+    def finish(self) -> tuple[Artefact, ...]:
+        """Wait, and move the files to `out`: wheel before sdist, packages as given.
+
+        A file appears in `out` complete or not at all.
+
+        Raises:
+            BuildFailed: a package does not build; nothing was moved.
+        """
+        codes = [child.wait() for child in self._children]
+        said = [path.read_text(encoding="utf-8") for path in self._answers]
+        lines = [json.loads(line) for line in "".join(said).splitlines()]
+        built = {(line["folder"], line["kind"]): line for line in lines}
+        wanted = [(folder, kind) for folder in self._packages for kind in KINDS]
+        for line in filter(None, map(built.get, wanted)):
             if "error" in line:
                 name = Path(line["folder"]).name
                 raise BuildFailed(
                     f"{name} does not build ({line['kind']}): {line['error']}"
                 )
-        if done.returncode or len(built) != len(packages) * len(kinds):
+        if any(codes) or len(built) != len(wanted):
+            trouble = "".join(p.read_text(encoding="utf-8") for p in self._troubles)
+            code = next(filter(None, codes), 0)
             raise BuildFailed(
-                f"the build process ended with code {done.returncode} after "
-                f"{len(built)} files: {last_line(done.stderr)}"
+                f"the build process ended with code {code} after "
+                f"{len(built)} files: {last_line(trouble)}"
             )
-        by_folder = {str(package.folder.absolute()): package for package in packages}
         return tuple(
-            take(Path(line["file"]), out, by_folder[line["folder"]], line["kind"])
-            for line in built
+            take(Path(built[key]["file"]), self._out, self._packages[key[0]], key[1])
+            for key in wanted
         )
+
+    def close(self) -> None:
+        """End what still runs and remove what was not taken."""
+        for child in self._children:  # none may write while its folder goes
+            child.kill()
+            child.wait()
+        self._place.cleanup()
+
+
+def build(packages: Sequence[Package], out: Path) -> tuple[Artefact, ...]:
+    """Build the packages into `out`.
+
+    Raises:
+        BuildFailed: a package does not build.
+    """
+    with Build(packages, out) as running:
+        return running.finish()
 
 
 def build_environment() -> dict[str, str]:

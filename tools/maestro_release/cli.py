@@ -69,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--no-verify", action="store_true", help="upload, prove and sign nothing"
     )
+    command.add_argument(
+        "--installer",
+        choices=["pip", "uv"],
+        default="pip",
+        help="what proves the install (default: pip, as most people install)",
+    )
     command = add("verify", commands.verify, "install what is published, every extra")
     command.add_argument(
         "--installer", choices=["uv", "pip"], help="default: uv where it is there"

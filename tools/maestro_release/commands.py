@@ -3,18 +3,20 @@
 import argparse
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from maestro_release import audit, proving, release, undo
+from maestro_release import audit, proving, release
 from maestro_release.build import Artefact
 from maestro_release.errors import GateFailed, UsageFault
-from maestro_release.index import Index
 from maestro_release.journal import Journal
 from maestro_release.lock import release_lock
 from maestro_release.plan import Plan, version_of
 from maestro_release.report import Report, count
 from maestro_release.settings import Settings, read_settings
 from maestro_release.workspace import Workspace
+
+if TYPE_CHECKING:  # requests takes 0.1 s, in which the build has begun
+    from maestro_release.index import Index
 
 Value = dict[str, Any]
 
@@ -56,6 +58,7 @@ def publish(args: argparse.Namespace, workspace: Workspace, report: Report) -> V
         args.wait,
         dry_run=args.dry_run,
         prove=not args.no_verify,
+        installer=args.installer,
     )
     rows = []
     for row in outcome.plan.packages:
@@ -226,6 +229,8 @@ def status(args: argparse.Namespace, workspace: Workspace, report: Report) -> Va
 
 def yank(args: argparse.Namespace, workspace: Workspace, report: Report) -> Value:
     """Yank versions, or take it back."""
+    from maestro_release import undo
+
     wanted = [explicit_version(workspace, name) for name in args.packages]
     reason = None if args.undo else args.reason
     with release.connected(settings_of(workspace), workspace, report) as (index, _):
@@ -240,6 +245,8 @@ def yank(args: argparse.Namespace, workspace: Workspace, report: Report) -> Valu
 
 def delete(args: argparse.Namespace, workspace: Workspace, report: Report) -> Value:
     """Delete versions, after a look at what that would be."""
+    from maestro_release import undo
+
     if args.half_done == bool(args.packages):
         raise UsageFault("name versions such as resilience==1.0.0, or give --half-done")
     journal = Journal(workspace.state)
@@ -292,7 +299,7 @@ def explicit_version(workspace: Workspace, name: str) -> tuple[str, str]:
 
 def note(
     workspace: Workspace,
-    index: Index,
+    index: "Index",
     action: str,
     name: str,
     version: str,

@@ -8,7 +8,6 @@ nothing the file is downloaded and hashed.
 import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from maestro_resilience import Retry
 
 from maestro_release.errors import IndexFault, IndexRefused, IndexUnreachable
 from maestro_release.pages import PublishedFile, html_files, json_files
+from maestro_release.server import Server
 from maestro_release.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,27 +27,6 @@ if TYPE_CHECKING:
 ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 AT_ONCE = 8  # requests that run side by side
 TRANSIENT = frozenset({429, 500, 502, 503, 504})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """Who answers, in one line for people and as data."""
-
-    kind: str  # embedded, nexus, or other
-    url: str
-    version: str = ""
-    started: bool = False
-
-    def __str__(self) -> str:
-        """Say which server this is and where."""
-        if self.kind == "embedded":
-            how = "started now, " if self.started else ""
-            return (
-                f"the embedded index at {self.url} "
-                f"({how}stop it with .venv-release/bin/maestro-index stop)"
-            )
-        what = "a real Nexus" if self.kind == "nexus" else "a server that is no Nexus"
-        return f"{what} at {self.url}" + (f" ({self.version})" if self.version else "")
 
 
 class _TransientFault(Exception):

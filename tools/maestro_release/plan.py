@@ -25,7 +25,7 @@ from packaging.version import Version
 from maestro_release.build import Artefact
 from maestro_release.errors import Conflict, Difference
 from maestro_release.graph import dependants
-from maestro_release.index import Server
+from maestro_release.server import Server
 from maestro_release.workspace import Package
 
 

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.parser import HeaderParser
+from typing import TYPE_CHECKING
 
 from maestro_resilience import Retry
 
 from maestro_release import audit, evidence, verify
 from maestro_release.errors import UsageFault, VerifyFailed
 from maestro_release.graph import in_order
-from maestro_release.index import Index
 from maestro_release.plan import Plan, version_of
 from maestro_release.report import Report, count, ignore
 from maestro_release.workspace import Package, Workspace
+
+if TYPE_CHECKING:  # requests takes 0.1 s, in which the build has begun
+    from maestro_release.index import Index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ def within_all(package: Package) -> frozenset[str]:
 
 
 def subjects_on_index(
-    packages: Sequence[Package], index: Index
+    packages: Sequence[Package], index: "Index"
 ) -> tuple[verify.Subject, ...]:
     """Return the packages of this checkout with the hashes the index has."""
     there = index.files_of_all([p.name for p in packages], index.hosted)
@@ -78,12 +81,14 @@ def subjects_on_index(
 
 
 def prove_quickly(
-    index: Index,
+    index: "Index",
     subjects: Sequence[verify.Subject],
     everyone: Sequence[verify.Subject],
     report: Report,
+    *,
+    installer: str,
 ) -> dict[str, list[verify.Installed]]:
-    """Install and import every bare package with pip, resolve every extra.
+    """Install and import every bare package, resolve every extra.
 
     Returns:
         for each subject what its largest installation brings along.
@@ -103,16 +108,16 @@ def prove_quickly(
         ThreadPoolExecutor(1) as pool,
     ):
         resolving = pool.submit(place.resolve_extras, ignore)
-        place.bare(step)
+        place.bare(installer, step)
         brings = resolving.result()
         step.summary = (
-            f"{count(len(subjects), 'package')} by pip, imported; "
+            f"{count(len(subjects), 'package')} by {installer}, imported; "
             f"{count(extras, 'extra')} resolved by {tool}"
         )
     return brings
 
 
-def expect_in_group(index: Index, subjects: Sequence[verify.Subject]) -> None:
+def expect_in_group(index: "Index", subjects: Sequence[verify.Subject]) -> None:
     """Return when the group offers every file with its hash.
 
     Raises:
@@ -135,7 +140,7 @@ def expect_in_group(index: Index, subjects: Sequence[verify.Subject]) -> None:
 
 def verify_versions(
     workspace: Workspace,
-    index: Index,
+    index: "Index",
     names: Sequence[str],
     report: Report,
     *,
@@ -157,8 +162,7 @@ def verify_versions(
         UsageFault: a version is not published, or uv is not there.
     """
     installer = installer or ("uv" if verify.find_uv() else "pip")
-    if installer == "uv" and verify.find_uv() is None:
-        raise UsageFault("uv is not in this environment; use --installer pip")
+    expect_installer(installer)
     wanted = wanted_versions(workspace, names)
     subjects = tuple(published_subject(index, p, version) for p, version in wanted)
     expect_in_group(index, subjects)
@@ -188,8 +192,14 @@ def verify_versions(
     return proven
 
 
+def expect_installer(installer: str) -> None:
+    """Raise UsageFault where this installer is not there."""
+    if installer == "uv" and verify.find_uv() is None:
+        raise UsageFault("uv is not in this environment; use --installer pip")
+
+
 def check_signed(
-    workspace: Workspace, index: Index, subject: verify.Subject
+    workspace: Workspace, index: "Index", subject: verify.Subject
 ) -> evidence.Checked | None:
     """Check the evidence of a version, from dist/ or the raw repository."""
     from maestro_release.signing import trusted_keys
@@ -228,7 +238,7 @@ def one_version(workspace: Workspace, name: str) -> tuple[Package, str]:
     return package, version or package.version
 
 
-def published_subject(index: Index, package: Package, version: str) -> verify.Subject:
+def published_subject(index: "Index", package: Package, version: str) -> verify.Subject:
     """Return a published version with the hashes and extras that the index has.
 
     Raises:

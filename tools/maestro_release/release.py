@@ -6,15 +6,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
 from maestro_release import audit, evidence, git, proving, record
-from maestro_release.build import Artefact, build, rebuilt_differently
+from maestro_release.build import Artefact, Build, rebuilt_differently
 from maestro_release.check import Gates, check, likely
 from maestro_release.errors import GateFailed
 from maestro_release.graph import in_order, needs
-from maestro_release.index import Index, Server, open_index
 from maestro_release.journal import Journal
 from maestro_release.lock import release_lock
 from maestro_release.plan import (
@@ -25,11 +25,14 @@ from maestro_release.plan import (
     make_plan,
     with_equivalents,
 )
-from maestro_release.publish import publish
 from maestro_release.report import Report, count
+from maestro_release.server import Server
 from maestro_release.settings import Settings
 from maestro_release.versions import Level, raised
 from maestro_release.workspace import Package, Workspace
+
+if TYPE_CHECKING:  # requests takes 0.1 s, in which the build has begun
+    from maestro_release.index import Index
 
 CHECKED = "checked.json"  # the hashes that passed the gates
 
@@ -47,8 +50,10 @@ class Outcome:
 @contextmanager
 def connected(
     settings: Settings, workspace: Workspace, report: Report
-) -> Iterator[tuple[Index, Server]]:
+) -> Iterator[tuple["Index", Server]]:
     """Open the index and say in the first line which one it is."""
+    from maestro_release.index import open_index
+
     with closing(open_index(settings, workspace.root)) as index:
         server = index.server()
         report.line(f"index    {server}")
@@ -74,12 +79,11 @@ def gates_for(packages: Sequence[Package], workspace: Workspace) -> Iterator[Gat
         yield gates
 
 
-def build_step(
-    packages: Sequence[Package], workspace: Workspace, report: Report
-) -> tuple[Artefact, ...]:
-    """Build into dist/ and say how many files came out."""
+def build_step(running: Build, report: Report) -> tuple[Artefact, ...]:
+    """Wait for what is being built into dist/ and say how many files came out."""
     with report.step("build") as step:
-        artefacts = build(packages, workspace.dist)
+        artefacts = running.finish()
+        packages = {artefact.package.name for artefact in artefacts}
         step.summary = (
             f"{count(len(packages), 'package')}, {count(len(artefacts), 'file')}"
         )
@@ -109,10 +113,11 @@ def build_command(
     """Build the packages and pass the gates."""
     packages = chosen(workspace, names)
     with (
+        Build(packages, workspace.dist) as running,
         release_lock(workspace.dist, wait=wait, waiting=report.line),
         gates_for(packages, workspace) as gates,
     ):
-        artefacts = build_step(packages, workspace, report)
+        artefacts = build_step(running, report)
         check_step(artefacts, workspace, report, gates)
     return artefacts
 
@@ -129,8 +134,11 @@ def check_command(
         GateFailed: a gate does not pass, or the two builds differ.
     """
     packages = chosen(workspace, names)
-    with release_lock(workspace.dist, wait=wait, waiting=report.line):
-        artefacts = build_step(packages, workspace, report)
+    with (
+        Build(packages, workspace.dist) as running,
+        release_lock(workspace.dist, wait=wait, waiting=report.line),
+    ):
+        artefacts = build_step(running, report)
         with report.step("check") as step:
             check(artefacts)
             step.summary = f"{count(len(artefacts), 'file')} passed the gates"
@@ -151,7 +159,7 @@ def plan_step(
     artefacts: Sequence[Artefact],
     workspace: Workspace,
     *,
-    index: Index,
+    index: "Index",
     server: Server,
     report: Report,
 ) -> Plan:
@@ -192,10 +200,11 @@ def plan_command(
     """Build, compare with the index, and return what publishing would do."""
     packages = chosen(workspace, names)
     with (
+        Build(packages, workspace.dist) as running,
         connected(settings, workspace, report) as (index, server),
         release_lock(workspace.dist, wait=wait, waiting=report.line),
     ):
-        artefacts = build_step(packages, workspace, report)
+        artefacts = build_step(running, report)
         plan = plan_step(
             packages, artefacts, workspace, index=index, server=server, report=report
         )
@@ -236,23 +245,27 @@ def publish_command(
     *,
     dry_run: bool = False,
     prove: bool = True,
+    installer: str = "pip",
 ) -> Outcome:
     """Build, compare, check, upload what is missing, prove the install.
 
     Raises:
+        UsageFault: the installer is uv, and uv is not there.
         Conflict: a version is published with other bytes; nothing was uploaded.
     """
     packages = chosen(workspace, names)
+    proving.expect_installer(installer)
     with (
+        Build(packages, workspace.dist) as running,
+        gates_for(packages, workspace) as gates,
         connected(settings, workspace, report) as (index, server),
         release_lock(workspace.dist, wait=wait, waiting=report.line),
-        gates_for(packages, workspace) as gates,
     ):
         journal = Journal(workspace.state)
         half_done = journal.half_done(index.url)
         for release in half_done:
             report.line(f"resume   the release begun at {release.began}")
-        artefacts = build_step(packages, workspace, report)
+        artefacts = build_step(running, report)
         plan = plan_step(
             packages, artefacts, workspace, index=index, server=server, report=report
         )
@@ -279,7 +292,9 @@ def publish_command(
         if proven_before:
             report.line(f"verify   not again: these bytes were proven here at {when}")
         else:
-            when = prove_step(packages, plan, workspace, index, report)
+            when = prove_step(
+                packages, plan, workspace, index, report, installer=installer
+            )
         return Outcome(
             plan=plan,
             uploaded=plan.uploads,
@@ -291,12 +306,14 @@ def publish_command(
 def upload_step(
     plan: Plan,
     workspace: Workspace,
-    index: Index,
+    index: "Index",
     journal: Journal,
     *,
     report: Report,
 ) -> None:
     """Note what is meant, upload it, and note each file that arrived."""
+    from maestro_release.publish import publish
+
     release = journal.begin(
         index.url,
         [
@@ -316,7 +333,7 @@ def upload_step(
     journal.note(release, "uploaded")
 
 
-def finish(plan: Plan, workspace: Workspace, index: Index, journal: Journal) -> None:
+def finish(plan: Plan, workspace: Workspace, index: "Index", journal: Journal) -> None:
     """Record and end every release whose files are all published now.
 
     That is the present one, and those that were killed before they got here.
@@ -361,8 +378,10 @@ def prove_step(
     packages: Sequence[Package],
     plan: Plan,
     workspace: Workspace,
-    index: Index,
+    index: "Index",
     report: Report,
+    *,
+    installer: str,
 ) -> str:
     """Prove the install, write the evidence; return when."""
     # What the evidence needs is imported while installers run.
@@ -373,6 +392,7 @@ def prove_step(
         proving.planned_subjects(packages, plan),
         proving.subjects_on_index(workspace.packages, index),
         report,
+        installer=installer,
     )
     with report.step("evidence") as step:
         loading.join()

@@ -18,15 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pip
 
 from maestro_release.build import last_line
 from maestro_release.errors import IndexFault, VerifyFailed
-from maestro_release.index import Index
 from maestro_release.workspace import normalise
+
+if TYPE_CHECKING:  # requests takes 0.1 s, in which the build has begun
+    from maestro_release.index import Index
 
 SMOKE = Path(__file__).with_name("_smoke.py")
 BIN = Path(sys.executable).parent
@@ -88,7 +90,7 @@ class Proof:
 
     def __init__(
         self,
-        index: Index,
+        index: "Index",
         folder: Path,
         subjects: Sequence[Subject],
         everyone: Sequence[Subject],
@@ -109,14 +111,14 @@ class Proof:
             )
             self._environment["NETRC"] = str(netrc)
 
-    def bare(self, progress: Callable[[str], None]) -> None:
-        """Install all subjects with pip into one environment and import each.
+    def bare(self, installer: str, progress: Callable[[str], None]) -> None:
+        """Install all subjects into one environment and import each.
 
         Raises:
             VerifyFailed: an install or an import fails, or a file is not ours.
         """
         python = self._new_environment("bare")
-        self._pip_install(python, [s.requirement() for s in self._subjects])
+        self._install(installer, python, [s.requirement() for s in self._subjects])
         self._smoke(python, self._subjects, strict=False, scripts=False)
         for subject in self._subjects:
             progress(f"{subject.name} {subject.version} installed and imported")
@@ -173,11 +175,7 @@ class Proof:
             label = f"{subject.name}-{extra or 'bare'}"
             python = self._new_environment(label)
             requirement = subject.requirement(extra)
-            if installer == "uv":
-                self._check_origin(requirement, self._uv_resolve(requirement))
-                self._uv_install(python, requirement)
-            else:
-                self._pip_install(python, [requirement])
+            self._install(installer, python, [requirement])
             self._smoke(python, [subject], strict=extra == "all", scripts=True)
             return requirement
 
@@ -190,6 +188,12 @@ class Proof:
         where = self._folder / label
         venv.EnvBuilder(symlinks=True, with_pip=False).create(where)
         return where / "bin" / "python"
+
+    def _install(
+        self, installer: str, python: Path, requirements: Sequence[str]
+    ) -> None:
+        install = self._uv_install if installer == "uv" else self._pip_install
+        install(python, requirements)
 
     def _pip_install(self, python: Path, requirements: Sequence[str]) -> None:
         report = python.parent.parent / "report.json"
@@ -226,23 +230,26 @@ class Proof:
         index = ("--index-url", self._index.install_url)
         return (*index, "--no-cache-dir", "--no-input", "--disable-pip-version-check")
 
-    def _uv_resolve(self, requirement: str) -> list[Installed]:
-        label = requirement.replace("[", "-").split("]")[0]
+    def _uv_resolve(self, *requirements: str) -> list[Installed]:
+        label = requirements[0].replace("[", "-").split("]")[0]
+        label += f"-{len(requirements)}"  # many at once and one alone run side by side
         asked = self._folder / f"{label}.in"
-        asked.write_text(requirement + "\n", encoding="utf-8")
+        asked.write_text("\n".join(requirements) + "\n", encoding="utf-8")
         lock = self._folder / f"pylock.{label.replace('.', '-')}.toml"
         self._run(
             *(str(find_uv()), "pip", "compile", "--quiet", *self._uv_options()),
             *("--python", sys.executable, "--output-file", str(lock), str(asked)),
-            task=f"resolving {requirement} by uv",
+            task=f"resolving {', '.join(requirements)} by uv",
         )
         return list(lock_entries(lock))
 
-    def _uv_install(self, python: Path, requirement: str) -> None:
+    def _uv_install(self, python: Path, requirements: Sequence[str]) -> None:
+        what = ", ".join(requirements)
+        self._check_origin(what, self._uv_resolve(*requirements))
         self._run(
             *(str(find_uv()), "pip", "install", "--quiet", *self._uv_options()),
-            *("--python", str(python), requirement),
-            task=f"installing {requirement} by uv",
+            *("--python", str(python), *requirements),
+            task=f"installing {what} by uv",
         )
 
     def _uv_options(self) -> tuple[str, ...]:
@@ -318,7 +325,7 @@ class Proof:
 
 @contextmanager
 def proof(
-    index: Index, subjects: Sequence[Subject], everyone: Sequence[Subject] = ()
+    index: "Index", subjects: Sequence[Subject], everyone: Sequence[Subject] = ()
 ) -> Iterator[Proof]:
     """Give a place to prove things in; it is gone afterwards.
 

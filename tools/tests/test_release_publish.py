@@ -13,7 +13,9 @@ import threading
 
 import pytest
 from maestro_index import control
+from maestro_release.build import build
 from maestro_release.lock import release_lock
+from maestro_release.workspace import read_workspace
 
 
 def result(done):
@@ -162,6 +164,49 @@ def test_a_package_that_does_not_build_is_named(checkout):
     done = checkout.release("build")
     assert done.returncode == 1
     assert "alpha does not build" in done.stderr
+
+
+def test_the_first_that_does_not_build_is_named_whichever_child_met_it(checkout):
+    for name in ("alpha", "beta", "gamma", "delta"):
+        checkout.package(name)
+    for name in ("beta", "delta"):
+        shutil.rmtree(checkout.root / "packages" / name / f"maestro_{name}")
+    done = checkout.release("build")
+    assert done.returncode == 1
+    assert "beta does not build (wheel)" in done.stderr
+    assert [path.name for path in (checkout.root / "dist").iterdir()] == [".lock"]
+
+
+def test_a_child_that_dies_ends_the_build(checkout, monkeypatch, tmp_path):
+    for name in ("alpha", "beta", "gamma"):
+        checkout.package(name)
+    dying = tmp_path / "dying.py"
+    dying.write_text("import sys; sys.exit('no memory')\n", encoding="utf-8")
+    monkeypatch.setattr("maestro_release.build.BUILDER", dying)
+    done = checkout.release("build")
+    assert done.returncode == 1
+    assert "ended with code 1 after 0 files: no memory" in done.stderr
+
+
+def test_files_come_in_the_order_of_the_packages(checkout):
+    for name in ("alpha", "beta", "gamma"):
+        checkout.package(name)
+    packages = read_workspace(checkout.root).packages
+    found = build(packages, checkout.root / "dist")
+    assert [(a.package.name, a.kind) for a in found] == [
+        (package.name, kind) for package in packages for kind in ("wheel", "sdist")
+    ]
+    assert build([], checkout.root / "dist") == ()
+
+
+def test_publish_proves_by_uv_where_asked(two, monkeypatch):
+    done = two.release("publish", "--installer", "uv")
+    assert done.returncode == 0, done.stderr
+    assert "2 packages by uv, imported" in done.stdout
+    monkeypatch.setattr("maestro_release.verify.find_uv", lambda: None)
+    done = two.release("publish", "--installer", "uv")
+    assert done.returncode == 2
+    assert "uv is not in this environment; use --installer pip" in done.stderr
 
 
 def test_check_builds_again_and_finds_the_same_bytes(two):
