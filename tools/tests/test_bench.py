@@ -106,6 +106,12 @@ def test_a_script_is_charged_with_what_it_used(tmp_path):
     assert used["cpu"] > 0
 
 
+def test_a_script_is_told_where_a_peer_is_that_shares_no_environment(tmp_path):
+    code = "import os; raise SystemExit(os.environ['BENCH_OTHER'] != '/there')"
+    words = [sys.executable, "-c", code]
+    assert bench.run_script(words, tmp_path, {"BENCH_OTHER": "/there"})[0] == 0
+
+
 def test_a_square_shows_in_the_slope(tmp_path):
     assert bench_growth.fit([0, 1, 2], [1, 3, 5]) == pytest.approx(2)
     cases = tmp_path / "growth.py"

@@ -171,7 +171,7 @@ def main():
         peer = None
         ratios = [0.0]
         if bare:
-            peer = statistics.median(theirs for _, theirs in bare)
+            peer = min(theirs for _, theirs in bare)
             ratios = [own / theirs for own, theirs in bare]
         rows.append(
             {
@@ -206,7 +206,7 @@ def main():
     pairs = resumed(million // 2)
     events = pairs[0][0]["events"]
     for kind, name, why in (("wall", "wall", WALL), ("cpu", "CPU", CPU)):
-        value = statistics.median(own[kind] for own, _ in pairs)
+        value = min(own[kind] for own, _ in pairs)
         bare = [(own[kind], theirs[kind]) for own, theirs in pairs]
         row(f"journal of {events} events resumed, {name}", "s", value, 2, why, bare)
     result = {
