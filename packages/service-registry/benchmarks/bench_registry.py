@@ -211,9 +211,11 @@ def module(name):
     return None
 
 
-def look_ups(short, stack, redis_port, folder):
+def look_ups(short, stack, redis_port, etcd_port, folder):
     number = 20_000 if short else 200_000
     client = redis_port and module("redis") and module("redis").Redis(port=redis_port)
+    gateway = etcd_port and module("etcd3gw")
+    other = gateway and gateway.client(port=etcd_port, api_path="/v3/")
     raw = sqlite3.connect(folder / "raw.db", isolation_level=None)
     raw.execute("CREATE TABLE t (key TEXT PRIMARY KEY, value TEXT)")
     stack.callback(raw.close)
@@ -224,14 +226,21 @@ def look_ups(short, stack, redis_port, folder):
         raw.execute("INSERT INTO t VALUES (?, ?)", (f"s{n % 100:02}/{n}", text))
         if client:
             client.hset(f"s{n % 100}", f"i{n}", text)
+        if other and n % 100 == 7:
+            other.put(f"s07/{n}", text)
     service = registry.service("s7")
     service.pick()
     query = "SELECT value FROM t WHERE key >= 's07/' AND key < 's07/~'"
     from_sqlite = lambda: [json.loads(v) for (v,) in raw.execute(query)]
     from_redis = lambda: [json.loads(v) for v in client.hgetall("s7").values()]
+    from_etcd = lambda: [json.loads(v) for v, _ in other.get_prefix("s07/")]
+    assert len(from_sqlite()) == 10
+    assert not client or len(from_redis()) == 10
+    assert not other or len(from_etcd()) == 10
     peers = {
         "raw SQLite": lambda: wall_rate(from_sqlite, number // 200),
         "redis-py HGETALL": client and (lambda: wall_rate(from_redis, number // 200)),
+        "etcd3gw get_prefix": other and (lambda: wall_rate(from_etcd, number // 1000)),
     }
     look = lambda: cpu_rate(lambda: service.instances, number)
     compare("cached look-up, 1,000 instances", "/s", "higher", 1e6, look, peers)
@@ -486,7 +495,7 @@ def main():
         words += [f"--initial-cluster=default={urls[1]}"]
         has_etcd = stack.enter_context(server("etcd", etcd_port, *words))
         redis_port, etcd_port = has_redis and redis_port, has_etcd and etcd_port
-        look_ups(args.short, stack, redis_port, folder)
+        look_ups(args.short, stack, redis_port, etcd_port, folder)
         over_http(args.short, stack, folder)
         commits(args.short, stack, redis_port, etcd_port, folder)
         watches(args.short, redis_port, folder)
