@@ -361,7 +361,7 @@ def main():
         name: installed(name, crewai if name == "crewai" else None) or "not installed"
         for name in PEERS
     }
-    rounds, imports = (3, 2) if args.short else (7, 7)
+    rounds, imports = (3, 2) if args.short else (7, 5)
     rows = measure(rounds, imports, versions, crewai)
     for r in rows:
         theirs = "-" if r["ratio"] is None else f"{r['peer_value']:10.2f}"
