@@ -220,11 +220,11 @@ def quiet_prefect(folder):
 # How many steps a peer gets: what it runs in about a second. The bare loop is no
 # peer: no Python can do less, so it tells how fast the machine was in these rounds.
 PEERS = {
-    "bare loop": (bare_loop, 50_000),
+    "bare loop": (bare_loop, 10_000),
     "dask threaded": (dask_threaded, 3_000),
     "graphlib+pool": (graphlib_pool, 10_000),
     "pydantic-graph": (pydantic_graph_run, 1_000),
-    "doit": (doit_run, 2_000),
+    "doit": (doit_run, 1_000),
     "luigi": (luigi_run, 200),
     "Prefect": (prefect_run, 100),
 }
@@ -249,7 +249,7 @@ def main():
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--json")
     args = parser.parse_args()
-    rounds, scale = (5, 10) if args.short else (21, 1)
+    rounds, scale = (5, 10) if args.short else (15, 1)
     folder = Path(tempfile.mkdtemp())
     quiet_prefect(folder)
     number = iter(range(10**6))
