@@ -4,8 +4,8 @@ python tools/bench.py [--package NAME] [--full] [--write]
 python tools/bench.py --tables [--check]
 
 Each package is measured in an environment of its own below .venv-bench/, with
-the peers that its benchmarks/requirements.txt pins. A peer that does not install
-is reported. Every script of a package, benchmarks/bench_*.py, interleaves itself
+the peers that its benchmarks/requirements.txt pins; a peer that shares none has one
+more, from requirements-NAME.txt. A peer that does not install is reported. Every script of a package, benchmarks/bench_*.py, interleaves itself
 with its peers and writes rows; this program adds import time and size, prints
 one table, and with --write keeps the rows in docs/benchmarks/ with a chart for
 each package and a page. How the cost grows with the size of the work is measured
@@ -97,10 +97,12 @@ def measure(folder: Path, *, full: bool, growth: bool) -> dict[str, Any]:
     failed: list[str] = []
     versions: dict[str, str] = {}
     scripts: list[dict[str, Any]] = []
-    others = {
-        f"BENCH_{path.stem.partition('-')[2].upper()}": str(own_environment(path))
-        for path in sorted(folder.glob("benchmarks/requirements-*.txt"))
-    }
+    others = {}
+    for path in sorted(folder.glob("benchmarks/requirements-*.txt")):
+        own, installed = own_environment(path)
+        name = path.stem.partition("-")[2]
+        others[f"BENCH_{name.upper()}"] = str(own)
+        missing += [] if installed else [name]
     for words in commands(folder, growth=growth):
         name = words[-1].name
         print(f"bench: {folder.name}: {name}", flush=True)
@@ -212,18 +214,20 @@ def environment(folder: Path) -> tuple[Path, list[str]]:
     return python, missing
 
 
-def own_environment(requirements: Path) -> Path:
-    """Make the environment of a peer that shares none; return its Python.
+def own_environment(requirements: Path) -> tuple[Path, bool]:
+    """Make the environment of a peer that shares none.
 
     Its scripts find it as BENCH_NAME for `requirements-name.txt`.
+
+    Returns:
+        its Python, and whether the peer installed.
     """
     folder = requirements.parent.parent.name
     place = ENVIRONMENTS / f"{folder}-{requirements.stem.partition('-')[2]}"
     python = place / "bin" / "python"
     if not python.exists():
         uv("venv", "-q", "-p", sys.executable, place)
-    uv("pip", "install", "-q", "-p", python, "-r", requirements)
-    return python
+    return python, uv("pip", "install", "-q", "-p", python, "-r", requirements)
 
 
 def install_package(folder: Path, python: Path) -> None:

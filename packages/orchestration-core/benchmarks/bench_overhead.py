@@ -312,7 +312,9 @@ def measure(rounds, imports, versions, crewai):
                 measured(
                     "ping-pong turn in memory", "us", "crewai", 1e6, 3,
                     lambda: cpu(lambda: ours_turns(TURNS)) / TURNS,
-                    lambda: crewai_turn(crewai), target=20.0, target_of="ours",
+                    (lambda: crewai_turn(crewai))
+                    if versions["crewai"] != "not installed" else None,
+                    target=20.0, target_of="ours",
                 )
             )  # fmt: skip
         graph = versions["langgraph"] != "not installed"
