@@ -5,8 +5,10 @@ python tools/bench.py --tables [--check]
 
 Each package is measured in an environment of its own below .venv-bench/, with
 the peers that its benchmarks/requirements.txt pins; a peer that shares none has one
-more, from requirements-NAME.txt. A peer that does not install is reported. Every script of a package, benchmarks/bench_*.py, interleaves itself
-with its peers and writes rows; this program adds import time and size, prints
+more, from requirements-NAME.txt. A peer that does not install is reported. Every
+script of a package, benchmarks/bench_*.py, interleaves itself with its peers and
+writes rows, and names those that it leaves out because they take too long: the kept
+ones stay, with their date. This program adds import time and size, prints
 one table, and with --write keeps the rows in docs/benchmarks/ with a chart for
 each package and a page. How the cost grows with the size of the work is measured
 with --full, with --write, and for a single package: the short mode of all ends
@@ -97,6 +99,7 @@ def measure(folder: Path, *, full: bool, growth: bool) -> dict[str, Any]:
     failed: list[str] = []
     versions: dict[str, str] = {}
     scripts: list[dict[str, Any]] = []
+    left_out: list[list[str]] = []
     others = {}
     for path in sorted(folder.glob("benchmarks/requirements-*.txt")):
         own, installed = own_environment(path)
@@ -118,12 +121,14 @@ def measure(folder: Path, *, full: bool, growth: bool) -> dict[str, Any]:
             found = json.loads(out.read_text(encoding="utf-8"))
             rows += found["rows"]
             versions |= found.get("versions", {})
+            left_out += found.get("left_out", [])
     if folder.parent.name == "packages":
         rows += import_rows(folder, python)
     return {
         "v": 1,
         "name": folder.name,
         "rows": rows,
+        "left_out": left_out,
         "scripts": scripts,
         "failed": failed,
         "not_installed": missing,

@@ -35,7 +35,7 @@ def cells(entry: Row) -> list[str]:
     unit = entry.get("unit") or ""
     return [
         str(entry["work"]),
-        str(entry.get("peer") or "-"),
+        str(entry.get("peer") or "-") + dated(entry),
         f"{number(entry.get('peer_value'))} {unit}" if entry.get("peer_value") else "-",
         f"{number(entry.get('ours'))} {unit}".strip(),
         number(entry.get("ratio")),
@@ -43,6 +43,11 @@ def cells(entry: Row) -> list[str]:
         target_of(entry) or "-",
         {True: "yes", False: "no", None: "-"}[entry.get("met")],
     ]
+
+
+def dated(entry: Row) -> str:
+    """Return when a row was measured, if not with the others."""
+    return f" (on {entry['date']})" if entry.get("date") else ""
 
 
 def target_of(entry: Row) -> str:
@@ -93,8 +98,16 @@ def print_agreement(name: str, result: dict[str, Any]) -> None:
 
 
 def keep(name: str, result: dict[str, Any]) -> None:
-    """Write a package's rows and chart."""
+    """Write a package's rows and chart; what it left out stays as it was kept."""
     RESULTS.mkdir(parents=True, exist_ok=True)
+    kept = RESULTS / f"{name}.json"
+    if kept.exists() and result.get("left_out"):
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        result["rows"] += [
+            {"date": before["machine"]["date"]} | row
+            for row in before["rows"]
+            if [row["work"], row["peer"]] in result["left_out"]
+        ]
     text = json.dumps(result, indent=1) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
     (RESULTS / f"{name}.svg").write_text(chart(name, result["rows"]), encoding="utf-8")
@@ -199,7 +212,7 @@ def markdown(result: dict[str, Any]) -> str:
     for work, rows in works.items():
         unit = f" {rows[0].get('unit') or ''}".rstrip()
         peers = "; ".join(
-            f"{row['peer']} {number(row['peer_value'])}{unit}, {number(row['ratio'])}x"
+            f"{row['peer']}{dated(row)} {number(row['peer_value'])}{unit}, {number(row['ratio'])}x"
             if row.get("peer_value")
             else str(row["peer"])
             for row in rows

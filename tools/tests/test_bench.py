@@ -64,6 +64,20 @@ def test_runs_that_differ_by_more_than_a_quarter_are_named():
     assert "start / a: 1.00, now 1.30" in said
 
 
+def test_what_a_run_leaves_out_is_kept_with_its_date(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_report, "RESULTS", tmp_path)
+    bench_report.keep("x", result(row("load", "a", 0.2), row("load", "slow", 0.001)))
+    for day in (2, 3):  # again and again, with the date of the measurement
+        now = result(row("load", "a", 0.3)) | {"left_out": [["load", "slow"]]}
+        now["machine"] = now["machine"] | {"date": f"2026-01-0{day}"}
+        bench_report.keep("x", now)
+    kept = json.loads((tmp_path / "x.json").read_text("utf-8"))
+    text = bench_report.markdown(kept)
+    assert "a 10.0 us, 0.300x; slow (on 2026-01-01) 10.0 us, 0.001x" in text
+    bench_report.keep("x", result(row("load", "a", 0.3)))
+    assert "slow" not in (tmp_path / "x.json").read_text("utf-8")
+
+
 def test_a_table_that_differs_from_the_figures_is_found(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_report, "ROOT", tmp_path)
     monkeypatch.setattr(bench_report, "RESULTS", tmp_path / "docs/benchmarks")

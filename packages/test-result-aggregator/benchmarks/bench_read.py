@@ -231,11 +231,11 @@ def main() -> None:
     if options.short:
         read("read 20,000 JUnit cases", 20_000, 3, list(READERS), rows)
     else:
-        read("read 100,000 JUnit cases", 100_000, 9, list(READERS), rows)
+        read("read 100,000 JUnit cases", 100_000, 7, list(READERS), rows)
         read(
             "read 100,000 JUnit cases, all with output",
             100_000,
-            7,
+            5,
             floors,
             rows,
             told=1.0,

@@ -87,5 +87,5 @@ CASES = {
     "results stored": (SIZES, store),
     "flaky statistics, runs": ((50, 150, 500), flaky_runs),
     "flaky statistics, tests": ((1_000, 3_000, 10_000), flaky_tests),
-    "page, tests": ((1_000, 3_000, 10_000), page),
+    "page, tests": ((500, 1_500, 5_000), page),
 }

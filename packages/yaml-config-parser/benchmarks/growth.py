@@ -56,5 +56,5 @@ CASES = {
     "lines checked against a schema": (LINES, checked),
     "errors found and written": ((100, 300, 900), errors),
     "aliases": (LINES, deep),
-    "lines overlaid": (LINES, overlay),
+    "lines overlaid": ((5_000, 15_000, 50_000), overlay),
 }
