@@ -216,8 +216,10 @@ def rows_of(
     for which, suffix in enumerate(("", ", CPU")):
         mine = [pair[which] for pair in ours]
         other = [pair[which] for pair in theirs]
-        ratios = sorted(a / b for a, b in zip(mine, other, strict=False))
-        ratio, own = statistics.median(ratios), min(mine)
+        if len(other) == 1:  # a slow peer stands beside all our rounds
+            mine = [statistics.median(mine)]
+        ratios = sorted(a / b for a, b in zip(mine, other, strict=True))
+        ratio, own = statistics.median(ratios), min(pair[which] for pair in ours)
         target, reached = (share, ratio) if which else (seconds, own)
         rows.append(
             {

@@ -6,6 +6,7 @@ poetry-core writes is the same byte for byte each time, so a hash is enough to
 tell whether a package changed.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -47,7 +49,7 @@ class Build:
         self._packages = {str(p.folder.absolute()): p for p in packages}
         self._out = out
         out.mkdir(parents=True, exist_ok=True)
-        self._place = tempfile.TemporaryDirectory(prefix=".building-", dir=out)
+        self._place, self._held = workplace(out)
         self._children: list[subprocess.Popen[bytes]] = []
         folder = Path(self._place.name)
         count = min(len(self._packages), os.cpu_count() or 1)
@@ -117,6 +119,35 @@ class Build:
             child.kill()
             child.wait()
         self._place.cleanup()
+        self._held.close()
+
+
+def workplace(out: Path) -> tuple["tempfile.TemporaryDirectory[str]", ExitStack]:
+    """Make a folder to build in, and remove those of builds that were killed.
+
+    A folder is locked for as long as its process lives; `out` is locked meanwhile, so
+    that nobody removes one that has no lock yet.
+
+    Returns:
+        the folder, and what holds its lock.
+    """
+    with ExitStack() as held:
+        lock(out, held)
+        for left in out.glob(".building-*"):
+            with suppress(OSError), ExitStack() as taken:
+                lock(left, taken, fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)  # its children may go on
+        place = tempfile.TemporaryDirectory(prefix=".building-", dir=out)
+        mine = ExitStack()
+        lock(Path(place.name), mine)
+    return place, mine
+
+
+def lock(folder: Path, held: ExitStack, flags: int = 0) -> None:
+    """Lock a folder until the stack ends."""
+    descriptor = os.open(folder, os.O_RDONLY)  # which no child inherits
+    held.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
 
 
 def build(packages: Sequence[Package], out: Path) -> tuple[Artefact, ...]:

@@ -13,7 +13,7 @@ import threading
 
 import pytest
 from maestro_index import control
-from maestro_release.build import build
+from maestro_release.build import Build, build
 from maestro_release.lock import release_lock
 from maestro_release.workspace import read_workspace
 
@@ -186,6 +186,39 @@ def test_a_child_that_dies_ends_the_build(checkout, monkeypatch, tmp_path):
     done = checkout.release("build")
     assert done.returncode == 1
     assert "ended with code 1 after 0 files: no memory" in done.stderr
+
+
+BUILDING = """
+import sys, time
+from pathlib import Path
+from maestro_release.build import Build
+from maestro_release.workspace import read_workspace
+root = Path(sys.argv[1])
+with Build(read_workspace(root).packages, root / "dist"):
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_next_build_removes_what_a_killed_one_left(checkout):
+    checkout.package("alpha")
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILDING, checkout.root],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert process.stdout.readline() == "begun\n"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    dist = checkout.root / "dist"
+    [left] = dist.glob(".building-*")
+    packages = read_workspace(checkout.root).packages
+    with Build(packages, dist) as running:  # one that goes on is left alone
+        assert not left.exists()
+        assert len(build(packages, dist)) == 2
+        assert len(list(dist.glob(".building-*"))) == 1
+        assert len(running.finish()) == 2
+    assert list(dist.glob(".building-*")) == []
 
 
 def test_files_come_in_the_order_of_the_packages(checkout):

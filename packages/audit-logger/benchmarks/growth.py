@@ -3,7 +3,7 @@
 from maestro_audit_logger import Actor, AuditLogger
 
 DATA = {"amount": 1200, "note": "approved after review"}
-SIZES = (10_000, 30_000, 100_000)
+SIZES = (5_000, 15_000, 50_000)
 
 
 def opened(folder):

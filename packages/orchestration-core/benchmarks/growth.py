@@ -94,9 +94,9 @@ def turns_in_memory(count, folder):
 CASES = {
     "tasks planned and explained": ((300, 1_000, 3_000), plan),
     "tasks that touch files planned": ((300, 1_000, 3_000), plan_touching),
-    "tasks run with a journal": ((300, 1_000, 3_000), run),
-    "tasks run that want the same file": ((300, 1_000, 3_000), run_crowded),
-    "run resumed": ((300, 1_000, 3_000), resume),
+    "tasks run with a journal": ((200, 600, 2_000), run),
+    "tasks run that want the same file": ((200, 600, 2_000), run_crowded),
+    "run resumed": ((200, 600, 2_000), resume),
     "turns in memory": ((500, 2_000, 8_000), turns_in_memory),
-    "turns with a journal": ((500, 2_000, 8_000), turns),
+    "turns with a journal": ((300, 1_200, 5_000), turns),
 }

@@ -2,7 +2,7 @@
 
 from maestro_service_registry import ServiceRegistry
 
-SIZES = (1_000, 3_000, 10_000)
+SIZES = (600, 2_000, 6_000)
 
 
 def filled(count, url="memory://"):

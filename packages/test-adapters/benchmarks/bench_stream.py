@@ -40,7 +40,7 @@ def main() -> None:
         for number in range(FILES):
             tests = (f"def test_{i}():\n    assert {i} >= 0\n" for i in range(TESTS))
             (root / f"test_{number}.py").write_text("".join(tests), encoding="utf-8")
-        found = measure(arguments.python, root, rounds=5 if arguments.short else 30)
+        found = measure(arguments.python, root, rounds=5 if arguments.short else 24)
     for row in found["rows"]:
         print(
             f"{row['work']}: {row['peer']} {row['peer_value']:.3f} s, ours "

@@ -240,7 +240,6 @@ def main() -> None:
             rows,
             told=1.0,
         )
-        read("read 300,000 JUnit cases", 300_000, 3, floors, rows)
         read("read 1,000,000 JUnit cases", 1_000_000, 3, floors, rows)
     store(2000 if options.short else 10_000, 100, rows)
     versions = {"python": sys.version.split()[0]}

@@ -3,7 +3,7 @@
 from maestro_test_result_aggregator import TestResultAggregator, read_report
 from maestro_test_result_aggregator.testing import result
 
-SIZES = (10_000, 30_000, 100_000)
+SIZES = (5_000, 15_000, 50_000)
 
 
 def junit(count, folder):

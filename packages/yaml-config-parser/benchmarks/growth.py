@@ -4,7 +4,7 @@ import dataclasses
 
 from maestro_yaml_config_parser import SchemaError, load, loads
 
-LINES = (10_000, 30_000, 100_000)
+LINES = (5_000, 15_000, 50_000)
 
 
 @dataclasses.dataclass
@@ -56,5 +56,5 @@ CASES = {
     "lines checked against a schema": (LINES, checked),
     "errors found and written": ((100, 300, 900), errors),
     "aliases": (LINES, deep),
-    "lines overlaid": ((5_000, 15_000, 50_000), overlay),
+    "lines overlaid": (LINES, overlay),
 }
