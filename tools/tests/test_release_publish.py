@@ -204,7 +204,7 @@ def test_the_next_build_removes_what_a_killed_one_left(checkout):
     checkout.package("alpha")
     process = subprocess.Popen(
         [sys.executable, "-c", BUILDING, checkout.root],
-        stdout=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert process.stdout.readline() == "begun\n"
