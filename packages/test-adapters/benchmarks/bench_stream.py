@@ -5,7 +5,8 @@
 CPU seconds of the whole process, plain and streaming in turns. The effect is smaller
 than the noise of a shared machine, so there are many rounds: the figures are medians, the
 ratio is the median of the rounds' ratios, and the spread that of their middle half. The
-peer is the same pytest without the plugin.
+peers are the same pytest without the plugin, and with one whose hooks write as many lines
+and do nothing else: what no plugin that streams can go below.
 """
 
 import argparse
@@ -25,6 +26,18 @@ from maestro_test_adapters._runner import INJECT
 
 FILES, TESTS = 50, 20
 TARGET = 1.06
+FLOOR = """
+import os
+import pytest
+file = os.open(os.environ["MAESTRO_STREAM"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+def pytest_runtest_logstart(nodeid, location):
+    os.write(file, b"x" * 80 + b"\\n")
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report):
+    pass
+def pytest_runtest_logfinish(nodeid, location):
+    os.write(file, b"x" * 400 + b"\\n")
+"""
 OWN = ("MAESTRO_STREAM", "MAESTRO_SELECT", "MAESTRO_STACKS", "MAESTRO_PARENT")
 
 
@@ -40,7 +53,7 @@ def main() -> None:
         for number in range(FILES):
             tests = (f"def test_{i}():\n    assert {i} >= 0\n" for i in range(TESTS))
             (root / f"test_{number}.py").write_text("".join(tests), encoding="utf-8")
-        found = measure(arguments.python, root, rounds=5 if arguments.short else 24)
+        found = measure(arguments.python, root, rounds=5 if arguments.short else 20)
     for row in found["rows"]:
         print(
             f"{row['work']}: {row['peer']} {row['peer_value']:.3f} s, ours "
@@ -51,32 +64,41 @@ def main() -> None:
 
 
 def measure(python: str, root: Path, *, rounds: int) -> dict[str, Any]:
-    """Run both in turns and return the benchmark's document."""
-    plain, ours = [], []
+    """Return the benchmark's document; all candidates run in turns."""
+    (root / "only_writes.py").write_text(FLOOR, encoding="utf-8")
+    words = {"plain": (), "floor": ("-p", "only_writes"), "ours": ("-p", "maestro_stream_pytest")}  # fmt: skip
+    spent: dict[str, list[float]] = {name: [] for name in words}
     for number in range(-1, rounds):  # the first round fills the caches
-        both = [(plain, ()), (ours, ("-p", "maestro_stream_pytest"))]
-        for times, words in both if number % 2 else reversed(both):
-            seconds = run(python, root, words)
+        names = list(words)
+        for name in names if number % 2 else reversed(names):
+            seconds = run(python, root, words[name])
             if number >= 0:
-                times.append(seconds)
-    ratios = [b / a for a, b in zip(plain, ours, strict=True)]
-    ratio = statistics.median(ratios)
-    quarters = statistics.quantiles(ratios)
-    row = {
-        "work": f"{FILES * TESTS} tests, CPU",
-        "unit": "s",
-        "peer": f"pytest {said(python)}",
-        "peer_value": statistics.median(plain),
-        "ours": statistics.median(ours),
-        "ratio": ratio,
-        "spread": quarters[2] - quarters[0],
-        "target": TARGET,
-        "met": ratio <= TARGET,
-        "direction": "lower",
-    }
+                spent[name].append(seconds)
+    peers = {f"pytest {said(python)}": "plain", "hooks that only write": "floor"}
+    rows = []
+    for peer, name in peers.items():
+        ratios = [b / a for a, b in zip(spent[name], spent["ours"], strict=True)]
+        quarters = statistics.quantiles(ratios)
+        row = {
+            "work": f"{FILES * TESTS} tests, CPU",
+            "unit": "s",
+            "peer": peer,
+            "peer_value": statistics.median(spent[name]),
+            "ours": statistics.median(spent["ours"]),
+            "ratio": statistics.median(ratios),
+            "spread": quarters[2] - quarters[0],
+            "target": None,
+            "met": None,
+            "direction": "lower",
+        }
+        rows.append(row)
+    rows[0] |= {"target": TARGET, "met": rows[0]["ratio"] <= TARGET}
+    if not rows[0]["met"]:
+        rest = f"{rows[1]['ratio']:.2f} of {rows[1]['peer']}"
+        rows[0]["note"] = f"the file and pytest's calls of hooks are most of it: {rest}"
     return {
         "benchmark": "stream",
-        "rows": [row],
+        "rows": rows,
         "versions": {
             "python": platform.python_version(),
             "maestro-test-adapters": version("maestro-test-adapters"),
@@ -97,7 +119,7 @@ def said(python: str) -> str:
 def run(python: str, root: Path, words: tuple[str, ...]) -> float:
     """Return the CPU seconds of one pytest process."""
     env = {key: value for key, value in os.environ.items() if key not in OWN}
-    env["PYTHONPATH"] = str(INJECT)
+    env["PYTHONPATH"] = os.pathsep.join([str(INJECT), str(root)])
     env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     if words:
         env["MAESTRO_STREAM"] = str(root / "stream.jsonl")

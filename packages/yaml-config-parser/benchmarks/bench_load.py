@@ -109,7 +109,7 @@ def compare(peer, text, rounds, mine):
     """Return a row's figures; `mine` gets all our times, and a slow peer is told by it.
 
     Such a peer runs once and meets fast and slow moments of the machine in turn, so
-    it stands beside the median of all our times at this size.
+    it stands beside the mean of all our times at this size.
     """
     pairs = []
     mine.append(seconds(loads, text))
@@ -118,7 +118,7 @@ def compare(peer, text, rounds, mine):
         mine.append(seconds(loads, text))
         pairs.append(((mine[-1] + mine[-2]) / 2, theirs))
     if rounds == 1:
-        pairs = [(statistics.median(mine), theirs)]
+        pairs = [(statistics.fmean(mine), theirs)]
     ratios = sorted(ours / theirs for ours, theirs in pairs)
     return {
         "ours": statistics.median(o for o, _ in pairs),
