@@ -134,7 +134,7 @@ def main():
     parser.add_argument("--json")
     parser.add_argument(
         "--large",
-        default="CSafeLoader,SafeLoader",
+        default="CSafeLoader",
         help="peers that also get 10 MB; " + ", ".join(PEERS),
     )
     args = parser.parse_args()
@@ -153,7 +153,7 @@ def main():
                 print(f"{megabytes:>2} MB  {name:<18} not installed")
                 continue
             rounds = 5 if megabytes == 1 else 3
-            if name in SLOW or (name == "SafeLoader" and megabytes > 1):
+            if name in SLOW or (name != "CSafeLoader" and megabytes > 1):
                 rounds = 1
             row = compare(peer, text, 1 if args.short else rounds, mine)
             target = 1 / 3.5 if name == "CSafeLoader" else None
