@@ -195,7 +195,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.child:
         child(args.child[0], args.child[1], int(args.child[2]))
-    rounds, jobs = (2, 1_000) if args.short else (13, 1_200)
+    rounds, jobs = (2, 1_000) if args.short else (10, 1_000)
     figures: dict[str, list[float]] = {name: [] for name in LIBRARIES}
     trouble: dict[str, str] = {}
     for _ in range(rounds):
