@@ -251,7 +251,7 @@ def main():
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--json")
     args = parser.parse_args()
-    rounds, scale = (5, 10) if args.short else (15, 1)
+    rounds, scale = (2, 10) if args.short else (15, 1)
     folder = Path(tempfile.mkdtemp())
     quiet_prefect(folder)
     number = iter(range(10**6))
