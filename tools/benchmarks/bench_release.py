@@ -6,8 +6,8 @@ All programs run on the same made-up packages in interleaved rounds, from the
 environment of this interpreter. Each end-to-end round publishes to an embedded
 index that was emptied, and installs into a new environment. CPU is that of the
 program and all that it starts, without the index; on a busy machine it says more
-than the clock. The two peers that build in isolation take a minute and a half, so they run
-only with --slow, once; `make bench` keeps the figures that it has of them.
+than the clock. The two peers that build in isolation take a minute and a half, so
+they run only with --slow, once; `make bench` keeps the figures that it has of them.
 """
 
 import argparse

@@ -4,8 +4,8 @@ python bench_load.py [--short] [--json FILE]
 
 Ours has positions, duplicate keys refused and all limits on. Each loader runs in
 the same process, in turns, and the time is processor time; a peer that takes long
-runs once. What --large leaves out takes up to 23
-minutes; `make bench` keeps the figures that it has of those.
+runs once. What --large leaves out takes up to 23 minutes; `make bench` keeps the
+figures that it has of those.
 """
 
 import argparse
