@@ -1,6 +1,6 @@
 """Measure the packages against their named peers; one table, one page.
 
-python tools/bench.py [--package NAME] [--full] [--write]
+python tools/bench.py [--package NAME] [--full] [--slow] [--write]
 python tools/bench.py --tables [--check]
 
 Each package is measured in an environment of its own below .venv-bench/, with
@@ -8,9 +8,9 @@ the peers that its benchmarks/requirements.txt pins; a peer that shares none has
 more, from requirements-NAME.txt. A peer that does not install is reported. Every
 script of a package, benchmarks/bench_*.py, interleaves itself with its peers and
 writes rows, and names those that it leaves out because they take too long: the kept
-ones stay, with their date. This program adds import time and size, prints
-one table, and with --write keeps the rows in docs/benchmarks/ with a chart for
-each package and a page. How the cost grows with the size of the work is measured
+ones stay, with their date, and --slow measures them too. This program adds import
+time and size, prints one table, and with --write keeps the rows in docs/benchmarks/
+with a chart for each package and a page. How the cost grows with the size of the work is measured
 with --full, with --write, and for a single package: the short mode of all ends
 within five minutes. --tables writes the tables of the READMEs from those
 rows; with --check it only says whether they differ.
@@ -46,7 +46,7 @@ from bench_report import (
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".venv-bench"
 UV = Path(sys.executable).with_name("uv")
-TIMEOUT = 1800  # seconds for one script
+TIMEOUT = 3600  # seconds for one script
 
 
 def main() -> int:
@@ -56,6 +56,7 @@ def main() -> int:
     )
     parser.add_argument("--package", help="a folder of packages/, or 'tools'")
     parser.add_argument("--full", action="store_true", help="more rounds, larger sizes")
+    parser.add_argument("--slow", action="store_true", help="also what takes minutes")
     parser.add_argument("--write", action="store_true", help="keep the figures")
     parser.add_argument("--tables", action="store_true", help="write README tables")
     parser.add_argument("--check", action="store_true", help="with --tables: compare")
@@ -67,6 +68,8 @@ def main() -> int:
         names = ", ".join(folder.name for folder in folders())
         print(f"bench: no package {args.package!r}; there are {names}", file=sys.stderr)
         return 2
+    if args.slow:
+        os.environ["BENCH_SLOW"] = "1"  # the scripts look
     failed, total = False, 0.0
     for folder in chosen:
         growth = args.full or args.write or bool(args.package)

@@ -7,7 +7,7 @@ environment of this interpreter. Each end-to-end round publishes to an embedded
 index that was emptied, and installs into a new environment. CPU is that of the
 program and all that it starts, without the index; on a busy machine it says more
 than the clock. The two peers that build in isolation take a minute and a half, so
-they run only with --slow, once; `make bench` keeps the figures that it has of them.
+they run only with --slow (or BENCH_SLOW), once; the kept figures of them stay.
 """
 
 import argparse
@@ -331,7 +331,10 @@ def measure(bench: Bench, rounds: int, *, slow: bool) -> list[dict[str, object]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="one round, fewer peers")
-    parser.add_argument("--slow", action="store_true", help="the slowest peers too")
+    slow = "BENCH_SLOW" in os.environ
+    parser.add_argument(
+        "--slow", action="store_true", default=slow, help="the slowest peers too"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
